@@ -1,0 +1,56 @@
+"""dayfly: untrusted Python code in single-use Docker containers, kept warm, over the raw Docker Engine API.
+
+from dayfly import Sandbox
+
+with Sandbox(pool_size=2) as sandbox:
+    result = sandbox.run('print("Hello, world!")', timeout_ms=2_000)
+    print(result.stdout)
+"""
+
+from ._version import __version__
+from .errors import (
+    ContainerLost,
+    DayflyError,
+    EngineError,
+    EngineRefused,
+    EngineUnreachable,
+    ImageMissing,
+    PoolClosed,
+    PoolError,
+    PoolFull,
+    PoolTimeout,
+    RunnerMisbehaved,
+    SandboxError,
+    StartFailed,
+)
+from .job import Job
+from .limits import Limits
+from .result import Outcome, Piece, Result
+from .sandbox import AsyncSandbox
+from .stats import Stats
+from .sync import Sandbox
+
+__all__ = [
+    "AsyncSandbox",
+    "ContainerLost",
+    "DayflyError",
+    "EngineError",
+    "EngineRefused",
+    "EngineUnreachable",
+    "ImageMissing",
+    "Job",
+    "Limits",
+    "Outcome",
+    "Piece",
+    "PoolClosed",
+    "PoolError",
+    "PoolFull",
+    "PoolTimeout",
+    "Result",
+    "RunnerMisbehaved",
+    "Sandbox",
+    "SandboxError",
+    "StartFailed",
+    "Stats",
+    "__version__",
+]

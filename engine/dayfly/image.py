@@ -1,0 +1,677 @@
+"""Building the image that every container runs: a root file system, the runner, and what programs may import.
+
+Two steps, since they change at different rates. The root: Debian's own packages by mmdebstrap (`debian:SUITE`, no registry
+needed), imported without a tag, or any image that has Python 3.8 or newer. On it the workbench: one container without a
+network that is handed the runner and the wheels over its stdin, installs them, byte-compiles the standard library, takes
+set-user-id bits off, and is committed. The wheels were fetched here, on the host.
+
+What must never happen here: a network in a build container; a half-made image (an import or a commit is one call, and the
+tag goes on with the commit); a container left behind by a host process that dies (StdinOnce and AutoRemove, as everywhere in dayfly).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import msgspec
+
+from . import spec
+from ._version import __version__
+from .engine_api import EngineAPI
+from .errors import DayflyError, EngineError, EngineRefused, ImageMissing
+from .messages import PROTOCOL
+from .stdcopy import STDOUT, StreamDecoder
+
+log = logging.getLogger("dayfly")
+
+DEFAULT_TAG = f"dayfly/python:{__version__}"
+DEFAULT_TAG_PYTHON2 = f"dayfly/python2:{__version__}"
+DEFAULT_BASE = "debian:bookworm"
+DEFAULT_BASE_PYTHON2 = "debian:bullseye"
+
+SUITES = ("bullseye", "bookworm", "trixie", "forky", "sid")
+"""Debian's releases whose Python 3 the runner knows; bullseye is the last with Python 2.7."""
+
+DEADLINE = 1_800.0
+"""Seconds for one step: an import, a pull, an installation of wheels."""
+
+Progress = Callable[[str], None]
+
+_MIRROR, _SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_WORKBENCH_NAME = "dayfly-build-"
+_PATH = next(entry for entry in spec.ENVIRONMENT if entry.startswith("PATH="))
+"""Where the base must have its python3: a container of the image is started with no other."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """One runner image that the engine has."""
+
+    id: str
+    tags: list[str]
+    version: str
+    """Of dayfly; a sandbox of another version may refuse it."""
+    protocol: int
+    pythons: dict[str, str]
+    """`{"3": "3.11.2"}`, and "2" where it has Python 2.7."""
+    base: str
+    pip: list[str]
+    apt: list[str]
+    size_bytes: int
+    created: float
+    """Seconds since the epoch, by the engine's clock."""
+
+
+class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    base: str
+    tag: str
+    python2: bool
+    pip: tuple[str, ...]
+    apt: tuple[str, ...]
+
+    @property
+    def suite(self) -> str | None:
+        name, _, suite = self.base.partition(":")
+        return suite if name == "debian" else None
+
+
+async def build(
+    engine: EngineAPI,
+    *,
+    base: str | None = None,
+    tag: str | None = None,
+    python2: bool = False,
+    pip: Sequence[str] = (),
+    apt: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """Build a runner image, tag it, and return its id; return at once if `tag` is what these inputs gave last time.
+
+    `base` is `debian:SUITE` or an image with Python 3.8 or newer, which is pulled if the engine lacks it; `python2` asks
+    for Python 2.7 as well. `pip` are requirements (`numpy>=2`), installed from wheels; `apt` Debian packages, for a Debian
+    base only. `force` builds anew from today's packages. `progress` is called with lines of text.
+
+    Raises ValueError or TypeError for a bad argument, EngineError for what the engine refuses, and DayflyError for
+    everything else that keeps it from being built, saying what to do. Nothing is left behind then.
+    """
+    recipe = _checked(base, tag, python2, pip, apt)
+    say = progress or (lambda _: None)
+    if recipe.suite and shutil.which("mmdebstrap") is None:
+        raise DayflyError(
+            f"{recipe.base} is made with mmdebstrap, which is not here: install mmdebstrap (and, on Ubuntu, debian-archive-keyring), "
+            "or give a base image that has Python (python:3.13-slim)"
+        )
+    if recipe.pip and importlib.util.find_spec("pip") is None:
+        raise DayflyError(f"pip is needed to fetch wheels, and {sys.executable} has none: run  {sys.executable} -m ensurepip")
+
+    origin = _root_digest(recipe) if recipe.suite else await _base_image(engine, recipe.base, say)
+    inputs = _digest(origin, recipe.python2, recipe.pip, _WORKBENCH, __version__, _runner_files())
+    if not force and (built := await _built(engine, recipe.tag, inputs)):
+        say(f"{recipe.tag} is up to date")
+        return built
+
+    imported = None
+    if recipe.suite:
+        root = None if force else await _root(engine, origin)
+        if root is None:
+            root = imported = await _import_debian(engine, recipe, origin, say)
+    else:
+        root = origin
+    try:
+        image = await _finish(engine, recipe, root, inputs, say)
+    except BaseException:
+        if imported:
+            await _quietly(engine.remove_image(imported))
+        raise
+    say(f"{recipe.tag} is built: {image}")
+    return image
+
+
+async def ls(engine: EngineAPI) -> list[Image]:
+    """Return the runner images that the engine has, newest first."""
+    found = []
+    for row in await engine.list_images("dayfly.protocol"):
+        label = row.get("Labels") or {}
+        try:
+            found.append(
+                Image(
+                    id=row["Id"],
+                    tags=[tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>"],
+                    version=label.get("dayfly.version", ""),
+                    protocol=int(label["dayfly.protocol"]),
+                    pythons=msgspec.json.decode(label.get("dayfly.pythons", "{}"), type=dict[str, str]),
+                    base=label.get("dayfly.base", ""),
+                    pip=label.get("dayfly.pip", "").split(),
+                    apt=label.get("dayfly.apt", "").split(),
+                    size_bytes=int(row["Size"]),
+                    created=float(row["Created"]),
+                )
+            )
+        except (KeyError, TypeError, ValueError):
+            continue  # somebody else's label of that name
+    return sorted(found, key=lambda image: image.created, reverse=True)
+
+
+# What was asked for, checked before anything starts.
+
+
+def _checked(base: str | None, tag: str | None, python2: bool, pip: Sequence[str], apt: Sequence[str]) -> _Recipe:
+    if not isinstance(python2, bool):
+        raise TypeError(f"python2 must be a bool, not {type(python2).__name__}")
+    if base is None:
+        base = DEFAULT_BASE_PYTHON2 if python2 else DEFAULT_BASE
+    if tag is None:
+        tag = DEFAULT_TAG_PYTHON2 if python2 else DEFAULT_TAG
+    recipe = _Recipe(
+        base=_matching("base", base, r"[a-z0-9][\w.:/@-]*", "the name of an image, or debian:SUITE"),
+        tag=_matching("tag", tag, r"[a-z0-9][a-z0-9._:/-]*(:[\w][\w.-]{0,127})?", "a name for an image (dayfly/python:mine)"),
+        python2=python2,
+        pip=_all_matching("pip", pip, r"[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]+\])?\s*([=<>!~][^;@/\s]*)?", "a requirement (numpy>=2)"),
+        apt=_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]+", "a Debian package"),
+    )
+    if recipe.suite is not None and recipe.suite not in SUITES:
+        raise ValueError(f"base={base!r}: no such Debian suite is known here, only {', '.join(SUITES)}")
+    if recipe.suite not in (None, "bullseye") and python2:
+        raise ValueError(f"base={base!r}: only bullseye has Python 2.7; use debian:bullseye, or an image that has it")
+    if recipe.suite is None and apt:
+        raise ValueError(
+            f"base={base!r}: apt packages need a base debian:SUITE, since no build container has a network; or use a base that has them"
+        )
+    return recipe
+
+
+def _matching(name: str, value: Any, pattern: str, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}: {value!r:.80}")
+    if not re.fullmatch(pattern, value):
+        raise ValueError(f"{name}: {value!r:.80} is not {what}")
+    return value
+
+
+def _all_matching(name: str, values: Sequence[str], pattern: str, what: str) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of str, not one str: {values!r:.80}")
+    # Without spaces, so that a list of them can be written into a label and split again.
+    return tuple(sorted({re.sub(r"\s", "", _matching(name, value, pattern, what)) for value in values}))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+
+# The root from Debian's packages.
+
+# What a Python program's standard library is made of beyond the package python3; libstdc++ is what wheels expect of any system.
+_PACKAGES = ("python3", "libstdc++6", "tzdata")
+_PACKAGES_OF = {"bullseye": ("python3-distutils",), "bookworm": ("python3-distutils",)}  # newer suites' Python has none
+
+_UNWANTED = (
+    r"apt|bsdutils|debconf|dpkg|e2fsprogs|init-system-helpers|login(\..*)?|logsave|mount|ncurses-bin|passwd|perl.*|lib.*-perl|libperl.*"
+    r"|sysvinit-utils|usr-is-merged|usrmerge|util-linux.*"
+    r"|lib(apt-pkg|audit|blkid|cap-ng|debconfclient|ext2fs|lastlog|mount|pam|semanage|sepol|smartcols|ss|subid|systemd|udev)[-0-9.t].*"
+)
+"""Packages of Debian's essential set that are there to install others and to run a machine. Nothing that `python3` needs."""
+
+# Run outside of the root, which is $1. With packages of the user's own everything stays: they may stand on any of it.
+_SLIM = f"""set -eu
+unwanted=$(dpkg-query --root="$1" -W -f '${{Package}}\\n' | grep -Ex '{_UNWANTED}' || true)
+dpkg --root="$1" --force-all --purge $unwanted >"$1/purge.log" 2>&1 || {{ tail -n 20 "$1/purge.log" >&2; exit 1; }}
+rm -rf "$1/purge.log" "$1"/var/lib/dpkg/info "$1"/var/lib/dpkg/*-old"""
+
+
+def _root_digest(recipe: _Recipe) -> str:
+    return _digest(_mmdebstrap(recipe, ""))
+
+
+def _mmdebstrap(recipe: _Recipe, tar: str) -> list[str]:
+    suite = str(recipe.suite)
+    packages = [*_PACKAGES, *_PACKAGES_OF.get(suite, ()), *recipe.apt, *(["python2.7"] if recipe.python2 else [])]
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")]
+    suites = [f"deb {_MIRROR} {suite} main"]
+    if suite != "sid":
+        suites += [f"deb {_MIRROR} {suite}-updates main", f"deb {_SECURITY} {suite}-security main"]
+    return [
+        "mmdebstrap",
+        "--variant=essential",
+        "--format=tar",
+        f"--include={','.join(packages)}",
+        *excluded,
+        *(() if recipe.apt else (f"--customize-hook={_SLIM}",)),
+        *((f"--keyring={_KEYRING}",) if Path(_KEYRING).exists() else ()),  # another distribution's apt does not know Debian's keys
+        suite,
+        tar,
+        *suites,
+    ]
+
+
+async def _root(engine: EngineAPI, digest: str) -> str | None:
+    filters = msgspec.json.encode({"label": [f"dayfly.root={digest}"]}).decode()
+    rows = await engine.ask("GET", "/images/json", query={"all": "1", "filters": filters})
+    # Children inherit the label; a root itself has no `dayfly.inputs`.
+    return next((str(row["Id"]) for row in rows if "dayfly.inputs" not in row["Labels"]), None)
+
+
+async def _import_debian(engine: EngineAPI, recipe: _Recipe, digest: str, say: Progress) -> str:
+    with _scratch() as scratch:
+        tar = scratch / "root.tar"
+        say(f"making a root file system of {recipe.base} with mmdebstrap, half a minute or so")
+        await _run(_mmdebstrap(recipe, str(tar)), scratch, say, prefix=await _own_mounts())
+        say(f"importing it, {tar.stat().st_size / 1e6:.0f} MB")
+        # Untagged: it belongs to the images made from it, and the engine removes it with the last of them.
+        query = {"fromSrc": "-", "changes": f"LABEL dayfly.root={digest}"}
+        headers = {"Content-Type": "application/x-tar"}
+        answer = await engine.call("POST", "/images/create", query=query, content=_pieces(tar), headers=headers, deadline=DEADLINE)
+    return _last_status(answer, "importing the root file system")
+
+
+async def _own_mounts() -> list[str]:
+    """A prefix that gives a command mounts of its own.
+
+    Run by root, mmdebstrap mounts /proc, /sys and the host's own /dev/shm into the root, in the host's mount namespace. If it
+    were killed, they would stay, and whoever removed the directory would empty the host's /dev/shm. Here they end with it.
+    """
+    prefix = ["unshare", "--mount", "--propagation", "private", "--"]
+    if os.geteuid() != 0:
+        return []  # it makes namespaces by itself
+    try:
+        done = await anyio.run_process([*prefix, "true"], check=False)
+    except FileNotFoundError:
+        raise DayflyError(
+            "the command unshare (package util-linux) is missing: without it mmdebstrap would mount on the host itself"
+        ) from None
+    # Root in a container may mount nothing, with a namespace or without; mmdebstrap does without mounts then.
+    return prefix if done.returncode == 0 else []
+
+
+async def _pieces(file: Path) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(file, "rb") as source:
+        while piece := await source.read(1_048_576):
+            yield piece
+
+
+def _last_status(answer: bytes, doing: str) -> str:
+    """The last status of a stream of JSON objects. The engine says 200 first, and tells errors inside."""
+    status = ""
+    for line in answer.splitlines():
+        said = msgspec.json.decode(line) if line.strip() else {}
+        if "error" in said:
+            raise EngineError(f"{doing}: {said['error']}")
+        status = str(said.get("status", status))
+    return status
+
+
+# A base image of the engine's.
+
+
+async def _base_image(engine: EngineAPI, name: str, say: Progress) -> str:
+    """Return the base's id, pulled if it is not there."""
+    try:
+        found = await engine.inspect_image(name)
+    except ImageMissing:
+        say(f"pulling {name}")
+        query = {"fromImage": name if ":" in name.rpartition("/")[2] else f"{name}:latest"}
+        try:
+            _last_status(await engine.call("POST", "/images/create", query=query, deadline=DEADLINE), f"pulling {name}")
+            found = await engine.inspect_image(name)
+        except EngineError as error:
+            raise ImageMissing(
+                f"the engine has no image {name!r}, and could not pull it ({error}); or use a base debian:SUITE, which needs no registry"
+            ) from error
+    volumes = (found.get("Config") or {}).get("Volumes")
+    if volumes:
+        raise ValueError(
+            f"base={name!r} declares the VOLUME {', '.join(volumes)}: a directory of the host in each container, without a limit"
+        )
+    return str(found["Id"])
+
+
+async def _built(engine: EngineAPI, tag: str, inputs: str) -> str | None:
+    try:
+        found = await engine.inspect_image(tag)
+    except ImageMissing:
+        return None
+    labels = (found.get("Config") or {}).get("Labels") or {}
+    return str(found["Id"]) if labels.get("dayfly.inputs") == inputs else None
+
+
+# The workbench.
+
+# Runs as root in the container, by its own python3. It writes one line of JSON at each step, and waits for the end of
+# its stdin when it is done: that is when the container is committed. Python 3.4 must understand it, to be told that it is too old.
+_WORKBENCH = r"""
+import compileall, json, os, platform, shutil, site, stat, subprocess, sys, sysconfig, tarfile, tempfile
+
+def tell(**facts):
+    print(json.dumps(facts), flush=True)
+
+def run(*command):
+    streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(command, env=dict(os.environ, HOME=work, TMPDIR=work), **streams)
+    if done.returncode:
+        sys.exit("%s failed: %s" % (os.path.basename(command[0]), done.stdout.decode(errors="replace")[-3000:].strip()))
+    return done.stdout.decode(errors="replace").strip()
+
+def add(name, folder):
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    source, target = os.path.join(work, name), os.path.join(folder, name)
+    if os.path.isdir(source):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+work = tempfile.mkdtemp(dir="/")
+try:
+    if sys.version_info < (3, 8):
+        sys.exit("its python3 is %s, and the runner needs 3.8 or newer" % platform.python_version())
+    if "dayfly_runner" in sys.modules:
+        sys.exit("the runner was loaded into its own build")
+    python2 = shutil.which("python2.7")
+    version2 = python2 and run(python2, "-c", "import platform; print(platform.python_version())")
+    tell(version=platform.python_version(), platform=sysconfig.get_platform(), glibc=platform.libc_ver()[1], python2=version2 or None)
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        tar.extractall(work)
+    with open(os.path.join(work, "order.json")) as file:
+        order = json.load(file)
+    if order["pip"]:
+        wheels = os.path.join(work, "wheels")
+        pip = [name for name in os.listdir(wheels) if name.startswith("pip-")][0]
+        run(sys.executable, os.path.join(wheels, pip, "pip"), "install", "--no-index", "--find-links", wheels, "--no-cache-dir",
+            "--no-compile", "--no-warn-script-location", "--root-user-action=ignore", "--break-system-packages",
+            "--disable-pip-version-check", *order["pip"])
+    folder = site.getsitepackages()[0]
+    for name in order["files"]:
+        add(name, folder)
+    if python2:
+        folder2 = run(python2, "-c", "import site; print(site.getsitepackages()[0])")
+        add("sandbox.py", folder2)
+        run(python2, "-m", "compileall", "-q", os.path.join(folder2, "sandbox.py"))
+    for path in [sysconfig.get_paths()["stdlib"]] + site.getsitepackages():
+        if os.path.isdir(path):
+            compileall.compile_dir(path, quiet=2, workers=0)  # what is compiled already is left as it is
+    run(sys.executable, "-c", "import importlib.util as u; import sandbox; assert u.find_spec('dayfly_runner')")
+    device = os.stat("/").st_dev
+    for parent, folders, names in os.walk("/"):
+        folders[:] = [name for name in folders if os.lstat(os.path.join(parent, name)).st_dev == device]
+        for name in names:
+            path = os.path.join(parent, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and mode & 0o6000:
+                os.chmod(path, stat.S_IMODE(mode) & 0o1777)
+    shutil.rmtree(work)
+    tell(done=True)
+    sys.stdin.buffer.read()
+except SystemExit as error:
+    tell(error=str(error))
+except BaseException as error:
+    tell(error="%s: %s" % (type(error).__name__, error))
+finally:
+    shutil.rmtree(work, ignore_errors=True)
+"""
+
+
+async def _finish(engine: EngineAPI, recipe: _Recipe, root: str, inputs: str, say: Progress) -> str:
+    """Put the runner and the wheels on the root, commit and tag it; return the image's id."""
+    await _sweep(engine)
+    name = f"{_WORKBENCH_NAME}{secrets.token_hex(8)}"
+    body = {
+        "Image": root,
+        "Entrypoint": ["python3", "-c", _WORKBENCH],
+        "Cmd": [],
+        "Env": [_PATH],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "NetworkDisabled": True,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "AutoRemove": True,
+            "NetworkMode": "none",
+            "CapDrop": ["ALL"],
+            "CapAdd": ["DAC_OVERRIDE", "FOWNER"],  # to take bits off files of other owners
+            "SecurityOpt": ["no-new-privileges"],
+            "LogConfig": {"Type": "none", "Config": {}},
+        },
+    }
+    bench = _Workbench(engine, name, recipe.base)
+    try:
+        await engine.create(name, body)
+        with anyio.fail_after(DEADLINE), _scratch() as scratch:
+            facts = await bench.start()
+            if recipe.python2 and not facts["python2"]:
+                raise DayflyError(f"{recipe.base} has no python2.7")
+            context = await _context(recipe, facts, scratch, say)
+            say("installing the runner" + (" and the wheels" if recipe.pip else "") + ", compiling the standard library")
+            await bench.send(context)
+            await bench.next_facts()
+        pythons = {"3": facts["version"], **({"2": facts["python2"]} if facts["python2"] else {})}
+        say("committing the image")
+        return await _commit(engine, name, recipe, {"dayfly.inputs": inputs, "dayfly.pythons": msgspec.json.encode(pythons).decode()})
+    except TimeoutError:
+        raise DayflyError(f"building on {recipe.base} took more than {DEADLINE:g} s") from None
+    finally:
+        await bench.aclose()
+        await _quietly(engine.remove(name))
+
+
+async def _commit(engine: EngineAPI, container: str, recipe: _Recipe, labels: dict[str, str]) -> str:
+    config = {
+        "Entrypoint": [],
+        "Cmd": ["python3"],
+        "User": "65534:65534",
+        "Env": [_PATH],
+        "Labels": {
+            **labels,
+            "dayfly.protocol": str(PROTOCOL),
+            "dayfly.version": __version__,
+            "dayfly.base": recipe.base,
+            "dayfly.pip": " ".join(recipe.pip),
+            "dayfly.apt": " ".join(recipe.apt),
+        },
+    }
+    repository, colon, tag = recipe.tag.rpartition(":")
+    if not colon or "/" in tag:
+        repository, tag = recipe.tag, "latest"
+    # Not paused: the workbench is done and waits.
+    query = {"container": container, "repo": repository, "tag": tag, "pause": "0", "comment": "dayfly image build"}
+    answer = await engine.ask("POST", "/commit", query=query, body=config, deadline=DEADLINE)
+    return str((await engine.inspect_image(str(answer["Id"])))["Id"])
+
+
+async def _sweep(engine: EngineAPI) -> None:
+    """Remove workbenches that were created and never started: the one state in which the engine does not remove them by itself."""
+    filters = msgspec.json.encode({"name": [f"^/?{_WORKBENCH_NAME}"], "status": ["created"]}).decode()
+    for row in await engine.ask("GET", "/containers/json", query={"all": "1", "filters": filters}):
+        await _quietly(engine.remove(row["Id"]))
+
+
+class _Workbench:
+    """The running container, from the host's side: lines of JSON out of it, one tar into it."""
+
+    def __init__(self, engine: EngineAPI, name: str, base: str) -> None:
+        self._engine, self._name, self._base = engine, name, base
+        self._decoder = StreamDecoder()
+        self._stdout, self._stderr = bytearray(), bytearray()
+        self._stream: Any = None
+
+    async def start(self) -> dict[str, Any]:
+        self._stream = await self._engine.attach(self._name)
+        try:
+            await self._engine.start(self._name)
+        except EngineRefused as error:
+            if "executable file not found" in str(error) or "no such file" in str(error):
+                raise DayflyError(f"{self._base} has no python3 in its {_PATH}: the base must have Python 3.8 or newer") from error
+            raise
+        return await self.next_facts()
+
+    async def send(self, tar: Path) -> None:
+        async for piece in _pieces(tar):
+            await self._stream.write(piece)
+
+    async def next_facts(self) -> dict[str, Any]:
+        while b"\n" not in self._stdout:
+            data = await self._stream.read()
+            if not data:
+                said = self._stderr[-2_000:].decode(errors="replace").strip()
+                raise DayflyError(f"building on {self._base}: the container ended early{': ' + said if said else ''}")
+            for stream, piece in self._decoder.feed(data):
+                (self._stdout if stream == STDOUT else self._stderr).extend(piece)
+        line, _, rest = bytes(self._stdout).partition(b"\n")
+        self._stdout = bytearray(rest)
+        facts: dict[str, Any] = msgspec.json.decode(line)
+        if "error" in facts:
+            raise DayflyError(f"building on {self._base}: {facts['error']}")
+        return facts
+
+    async def aclose(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
+
+
+async def _context(recipe: _Recipe, facts: dict[str, Any], scratch: Path, say: Progress) -> Path:
+    """Write the tar that the workbench is sent: its order, the runner's files, the wheels."""
+    wheels = scratch / "wheels"
+    wheels.mkdir()
+    if recipe.pip:
+        say(f"fetching wheels for Python {facts['version']}: {' '.join(recipe.pip)}")
+        await _fetch_wheels(recipe.pip, facts, wheels, scratch)
+    files = _runner_files()
+    order = {"pip": recipe.pip, "files": sorted({name.partition("/")[0] for name in files})}
+    (scratch / "order.json").write_bytes(msgspec.json.encode(order))
+    for name, content in files.items():
+        (scratch / name).parent.mkdir(exist_ok=True)
+        (scratch / name).write_text(content, encoding="utf-8")
+    target = scratch / "context.tar"
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755 if entry.isdir() else 0o644
+        return entry
+
+    def write() -> None:
+        with tarfile.open(target, "w") as tar:
+            for name in ("order.json", "wheels", *order["files"]):
+                tar.add(scratch / name, name, filter=plain)
+
+    await anyio.to_thread.run_sync(write, abandon_on_cancel=False)
+    return target
+
+
+def _runner_files() -> dict[str, str]:
+    """What goes into the image's site-packages, by relative path: the package, and beside it what lies in its folder `site`."""
+    found = importlib.util.find_spec("dayfly_runner")  # looked up, never imported
+    if found is None or not found.submodule_search_locations:
+        raise DayflyError("the package dayfly_runner, which is installed together with dayfly, is missing: install dayfly anew")
+    package = Path(next(iter(found.submodule_search_locations)))
+    files = {f"dayfly_runner/{file.name}": file for file in package.glob("*.py")} | {
+        file.name: file for file in (package / "site").glob("*.p*")
+    }
+    return {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
+
+
+async def _fetch_wheels(requirements: Sequence[str], facts: dict[str, Any], wheels: Path, scratch: Path) -> None:
+    major, minor = str(facts["version"]).split(".")[:2]
+    machine = str(facts["platform"]).partition("-")[2].replace("-", "_").replace(".", "_")
+    if facts["glibc"]:
+        newest = int(str(facts["glibc"]).split(".")[1])
+        platforms = [f"manylinux_2_{number}_{machine}" for number in range(newest, 4, -1)] + [f"manylinux2014_{machine}"]
+    else:
+        platforms = [f"musllinux_1_{number}_{machine}" for number in (2, 1, 0)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
+    command += ["--dest", str(wheels), "--implementation", "cp", "--python-version", f"{major}.{minor}"]
+    command += [f"--platform={platform}" for platform in (*platforms, f"linux_{machine}")]
+    # pip itself comes along: the base need not have one.
+    await _run([*command, "pip", *requirements], scratch, lambda _: None)
+
+
+# Processes.
+
+
+async def _run(command: Sequence[str], scratch: Path, say: Progress, *, prefix: Sequence[str] = ()) -> None:
+    """Run a program to its end. Its lines go to `say`; if it fails, the last of them are the error.
+
+    Cancelling ends the program, and waits for it to clean up after itself.
+    """
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "TMPDIR": str(scratch)}
+    process = await anyio.open_process(
+        [*prefix, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    tail: deque[str] = deque(maxlen=12)
+    try:
+        assert process.stderr is not None
+        buffer = b""
+        async for data in process.stderr:
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                tail.append(text)
+                if text.startswith("I: ") and "hook" not in text:  # the hook is a script of many lines
+                    say(f"  {text.removeprefix('I: ')}")
+        tail.append(buffer.decode(errors="replace"))
+        if await process.wait() != 0:
+            errors = [line for line in tail if re.match(r"(E|ERROR): ?", line, re.IGNORECASE)] or list(tail)
+            raise DayflyError(f"{Path(command[0]).name} failed: {'; '.join(line for line in errors if line)[-2_000:]}")
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _stop(process)
+
+
+async def _stop(process: anyio.abc.Process) -> None:
+    for number, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):  # on SIGTERM, mmdebstrap unmounts and removes what it made
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with anyio.move_on_after(patience):
+                await process.wait()
+    await process.aclose()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary directory that mmdebstrap's own user can pass through."""
+    path = Path(tempfile.mkdtemp(prefix="dayfly-")).resolve()
+    try:
+        path.chmod(0o711)
+        yield path
+    finally:
+        # Never into a mount: what is behind it is not ours.
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        if not any(point.startswith(f"{path}/") for point in points):
+            shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            log.warning("the temporary directory %s could not be removed", path)
+
+
+async def _quietly(awaitable: Any) -> None:
+    """Clean up: to the end though cancelled, and without an error of its own."""
+    with anyio.CancelScope(shield=True), contextlib.suppress(EngineError):
+        await awaitable

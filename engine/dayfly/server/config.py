@@ -1,0 +1,212 @@
+"""Every setting of the server as one frozen value, read from a TOML file, the environment and flags, in rising order of strength.
+
+A setting has one name: `port` in the file, `DAYFLY_SERVE_PORT` in the environment, `--port` as a flag. The table `[limits]` has the
+fields of `dayfly.Limits`: `DAYFLY_SERVE_LIMITS_PIDS`, `--limits-pids`. Lists are comma-separated outside the file. Every value is checked
+before anything is done, and an error names where the value came from. Nothing else in the server reads the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+
+from dayfly import AsyncSandbox, Limits, __version__
+
+ENVIRONMENT = "DAYFLY_SERVE_"
+LIMITS = "limits_"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _about(text: str, **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used. One line, which names the setting and where it came from."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings. Times are milliseconds or seconds as their names say, sizes bytes; 0 means "no limit" only where it says so."""
+
+    host: Annotated[str, _about("Address to listen at. Beyond loopback it takes a key.", min_length=1)] = "127.0.0.1"
+    port: Annotated[int, _about("TCP port; 0: any free one.", ge=0, le=65535)] = 8000
+    playground: Annotated[bool, _about("Serve the page at /.")] = False
+
+    keys: Annotated[list[str], _about("API keys, each name=sha256:hash, as `dayfly serve key new` prints them.")] = []
+    keys_file: Annotated[str | None, _about("File with one key a line, read again when it changes.")] = None
+    rate_per_minute: Annotated[float, _about("Runs a minute for each key; 0: no limit.", ge=0, le=1e9)] = 600
+    rate_burst: Annotated[int, _about("Runs that a key may begin at once after a pause.", ge=1, le=1_000_000)] = 60
+    concurrency: Annotated[int, _about("Runs of a key at once, waiting ones among them; 0: no limit.", ge=0, le=100_000)] = 32
+    allowed_networks: Annotated[list[str], _about("Networks that clients may come from; none: all.")] = []
+    trusted_proxies: Annotated[list[str], _about("Networks whose X-Forwarded-For is believed.")] = []
+
+    pool_size: Annotated[int, _about("Containers kept warm.", ge=1, le=10_000)] = 4
+    max_containers: Annotated[int | None, _about("Containers alive at all; none given: twice pool_size.")] = None
+    timeout_ms: Annotated[float, _about("Wall time of a program that does not say.", ge=1, le=604_800_000)] = 10_000
+    max_timeout_ms: Annotated[float, _about("Wall time that a program may ask for.", ge=1, le=604_800_000)] = 60_000
+    memory_mb: Annotated[float, _about("Memory of a program, in 10^6 bytes.", ge=16, le=1e9)] = 50
+    python: Annotated[Literal["3", "2"], _about("Interpreter of a program that does not say.")] = "3"
+    image: Annotated[str, _about("Runner image.", min_length=1)] = f"dayfly/python:{__version__}"
+    runtime: Annotated[str | None, _about("Runtime of the engine: crun, runsc.")] = None
+    docker_host: Annotated[str | None, _about("The engine's address.")] = None
+    cgroup_parent: Annotated[str | None, _about("Control group that bounds all containers together.")] = None
+    limits: Annotated[Limits, _about("All other limits of a program.")] = Limits()
+
+    max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=1_000_000)] = 200
+    queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
+    max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512
+    request_bytes: Annotated[int, _about("Size of a request's body at most.", ge=1_024, le=100_000_000)] = 8_000_000
+    client_seconds: Annotated[float, _about("A client may take so long to send a request, or stop reading.", ge=0.1, le=3_600)] = 15
+    drain_seconds: Annotated[float, _about("At a stop, runs under way may take so long.", ge=0, le=3_600)] = 20
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("What is logged.")] = "info"
+    log_programs: Annotated[bool, _about("Log code and output too.")] = False
+    traces: Annotated[bool, _about("Export OpenTelemetry traces, as OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra `otel`.")] = False
+
+    def __post_init__(self) -> None:
+        networks("allowed_networks", self.allowed_networks)
+        networks("trusted_proxies", self.trusted_proxies)
+        if self.timeout_ms > self.max_timeout_ms:
+            raise ValueError(f"timeout_ms ({self.timeout_ms:g}) is more than max_timeout_ms ({self.max_timeout_ms:g})")
+        if self.max_containers is not None and self.max_containers < self.pool_size:
+            raise ValueError(f"max_containers ({self.max_containers}) is less than pool_size ({self.pool_size})")
+        if not self.loopback and not self.keys and not self.keys_file:
+            raise ValueError(
+                f"host {self.host} is not a loopback address and there is no key: whoever reaches it could run code. "
+                "Make one with `dayfly serve key new NAME --file FILE`, and set keys_file"
+            )
+        self.sandbox()  # its own checks of what is left: names, addresses
+
+    @property
+    def loopback(self) -> bool:
+        """True if nobody but this machine can reach it."""
+        return is_loopback(self.host)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the settings for people to see: hashes of keys are cut off after the names."""
+        return {**msgspec.to_builtins(self), "keys": [entry.partition("=")[0] for entry in self.keys]}
+
+    def sandbox(self) -> AsyncSandbox:
+        """Return a new sandbox as configured; not initialized. TypeError or ValueError for what it refuses."""
+        return AsyncSandbox(
+            self.pool_size,
+            self.timeout_ms,
+            self.memory_mb,
+            image=self.image,
+            limits=self.limits,
+            runtime=self.runtime,
+            docker_host=self.docker_host,
+            python=self.python,
+            max_waiting=self.max_waiting,
+            queue_timeout_ms=self.queue_timeout_ms,
+            max_containers=self.max_containers,
+            cgroup_parent=self.cgroup_parent,
+        )
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting by its flat name: `port`, `limits_pids`."""
+
+    name: str
+    type: Any
+    help: str
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """`--port`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """`DAYFLY_SERVE_PORT`."""
+        return ENVIRONMENT + self.name.upper()
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting, in the order of the value's fields."""
+    for prefix, kind in (("", Config), (LIMITS, Limits)):
+        hints = get_type_hints(kind, include_extras=True)
+        for field in msgspec.structs.fields(kind):
+            if field.name == "limits":
+                continue
+            hint = hints[field.name]
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            about = next((meta.description for meta in get_args(hint)[1:] if isinstance(meta, msgspec.Meta)), None)
+            yield Setting(prefix + field.name, hint, about or f"Field `{field.name}` of dayfly.Limits.", default)
+
+
+def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, str | bool]) -> Config:
+    """Return the configuration. ConfigError for a value that cannot be used, wherever it comes from.
+
+    file: path of a TOML file, or None. flags: what was given on the command line, by flat name.
+    """
+    known = {setting.name: setting for setting in settings()}
+    values: dict[str, Any] = {}
+    for name, value in {} if file is None else _flat(file, known):
+        values[name] = _checked(known[name], value, f"{file}: {name}", strict=True)
+    variables = {setting.variable: setting for setting in known.values()}
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT):
+            if variable not in variables:
+                raise ConfigError(f"{variable}: there is no such setting; see `dayfly serve --help`")
+            values[variables[variable].name] = _checked(variables[variable], _parsed(variables[variable], text), variable)
+    for name, given in flags.items():
+        setting = known[name]
+        values[name] = _checked(setting, _parsed(setting, given) if isinstance(given, str) else given, setting.flag)
+    limits = {name.removeprefix(LIMITS): values.pop(name) for name in list(values) if name.startswith(LIMITS)}
+    try:
+        return Config(**values, limits=Limits(**limits))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def _flat(file: str, known: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]:
+    try:
+        table = msgspec.toml.decode(Path(file).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigError(f"{file}: {error}") from None
+    limits = table.pop("limits", {})
+    if not isinstance(limits, dict):
+        raise ConfigError(f"{file}: limits is a table: [limits]")
+    for name, value in (*table.items(), *((LIMITS + name, value) for name, value in limits.items())):
+        if name not in known or (name.startswith(LIMITS) and name in table):
+            raise ConfigError(f"{file}: there is no setting {name!r}; see `dayfly serve --help`")
+        yield name, value
+
+
+def _parsed(setting: Setting, text: str) -> Any:
+    is_list = list[str] in (setting.type, *get_args(setting.type))
+    return [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+
+
+def _checked(setting: Setting, value: Any, origin: str, *, strict: bool = False) -> Any:
+    try:
+        return msgspec.convert(value, setting.type, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def networks(name: str, texts: list[str]) -> tuple[Network, ...]:
+    """Return the networks that `texts` name, an address being a network of one. ValueError if one is none."""
+    try:
+        return tuple(ipaddress.ip_network(text) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and the loopback addresses; any other name may mean any address, so it is False."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,160 @@
+"""API keys: made, hashed, compared, and read again when their file changes.
+
+A key is 256 random bits, so its SHA-256 is all that has to be kept: nothing can be guessed that a slow hash would protect. A key is
+looked for among all of them in constant time: the answer's delay says nothing about any hash, nor about whose key it might be. The file
+has one key a line, `name=sha256:hash`, then `rate_per_minute=N`, `rate_burst=N`, `concurrency=N` where they differ from the server's; `#`
+begins a comment. A file that has become unreadable changes nothing, and says so in the log: it must neither lock everybody out nor let
+anybody in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+log = logging.getLogger("dayfly.server")
+
+PREFIX = "dayfly_"
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at the file's stamp."""
+
+_ENTRY = re.compile(r"(?P<name>[A-Za-z0-9_.@-]{1,64})=sha256:(?P<hash>[0-9a-f]{64})(?P<own>( +[a-z_]+=[0-9.]+)*)")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One key by its name and hash, with limits of its own where they are not None."""
+
+    name: str
+    hash: bytes
+    rate_per_minute: float | None = None
+    rate_burst: int | None = None
+    concurrency: int | None = None
+
+
+ANONYMOUS = Key("anonymous", b"")
+"""Whoever comes in where no key is asked for: on loopback, without any key configured."""
+
+
+def new() -> str:
+    """Return a new key, to be shown once."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def line(name: str, key: str) -> str:
+    """Return the line that stands for a key. ValueError for a name that cannot be one."""
+    text = f"{name}=sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    parse([text], "the name")
+    return text
+
+
+def parse(lines: Iterable[str], origin: str) -> tuple[Key, ...]:
+    """Return the keys that `lines` stand for. ValueError names `origin`, the line's number and what is wrong."""
+    keys: dict[str, Key] = {}
+    for number, raw in enumerate(lines, 1):
+        text = raw.partition("#")[0].strip()
+        if not text:
+            continue
+        match = _ENTRY.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{origin}, entry {number}: not of the form name=sha256:hash (made by `dayfly serve key new`)")
+        own = dict(word.split("=") for word in match["own"].split())
+        try:
+            key = msgspec.convert({"name": match["name"], **own}, _Own, strict=False)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{origin}, entry {number} ({match['name']}): {error}") from None
+        if key.name in keys:
+            raise ValueError(f"{origin}, entry {number}: there is a key named {key.name} already")
+        keys[key.name] = Key(key.name, bytes.fromhex(match["hash"]), key.rate_per_minute, key.rate_burst, key.concurrency)
+    return tuple(keys.values())
+
+
+class _Own(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    rate_per_minute: float | None = None
+    rate_burst: int | None = None
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate_burst is not None and self.rate_burst < 1:
+            raise ValueError("rate_burst is 1 or more")
+
+
+class Ring:
+    """The keys in force. ValueError or OSError if they cannot be read at the start."""
+
+    def __init__(self, entries: Iterable[str], file: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fixed = parse(entries, "keys")
+        self._file = None if file is None else Path(file)
+        self._clock = clock
+        self._stamp: tuple[int, ...] = ()
+        self._keys = self._fixed
+        self._looked = clock()
+        if self._file is not None:
+            self._stamp = _stamp(self._file)
+            self._keys = self._read()
+        self.open = not self._fixed and self._file is None
+        """True where no key is configured at all: everybody who can reach the server may use it."""
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, secret: str | None) -> Key | None:
+        """Return the key that `secret` is; None if it is none. Looks at the file's stamp first, at most once a second."""
+        if self._clock() - self._looked >= LOOK_AGAIN:
+            self.reload(only_if_changed=True)
+        if self.open:
+            return ANONYMOUS
+        digest = hashlib.sha256((secret or "").encode("utf-8", "surrogatepass")).digest()
+        found: Key | None = None
+        for key in self._keys:  # all of them, always
+            if hmac.compare_digest(key.hash, digest):
+                found = key
+        return found
+
+    def reload(self, *, only_if_changed: bool = False) -> None:
+        """Read the file again. Never raises: what cannot be read is logged, and the keys stay."""
+        self._looked = self._clock()
+        if self._file is None:
+            return
+        try:
+            stamp = _stamp(self._file)
+            if only_if_changed and stamp == self._stamp:
+                return
+            self._stamp = stamp
+            self._keys = self._read()
+        except (OSError, ValueError) as error:
+            log.error("the keys stay as they were: %s", error)  # noqa: TRY400 - the traceback says no more
+        else:
+            log.info("keys read: %s", ", ".join(key.name for key in self._keys) or "none")
+
+    def _read(self) -> tuple[Key, ...]:
+        assert self._file is not None
+        keys = parse(self._file.read_text(encoding="utf-8").splitlines(), str(self._file))
+        twice = {key.name for key in keys} & {key.name for key in self._fixed}
+        if twice:
+            raise ValueError(f"{self._file}: {', '.join(sorted(twice))} is in `keys` too")
+        return self._fixed + keys
+
+
+def append(file: str, text: str) -> None:
+    """Add a line to a file of keys; a new file has mode 0600. ValueError if the name is taken, or the file is none of keys."""
+    path = Path(file)
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    parse([*old.splitlines(), text], file)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(("" if not old or old.endswith("\n") else "\n") + text + "\n")
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,67 @@
+"""What is counted, for Prometheus. Names say their units; labels have few values: outcomes, errors, routes, names of keys, never anything
+of a client's.
+
+Gauges are asked of the sandbox when somebody reads them, so that they cannot drift from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from dayfly import Stats
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """One server's metrics. `stats` returns the sandbox's, or None while there is none."""
+
+    def __init__(self, stats: Callable[[], Stats | None], ready: Callable[[], bool]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody asked for
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector):
+            collector(registry=self.registry)
+        self.registry.register(_Pool(stats, ready))
+        made: dict[str, Any] = {"registry": self.registry}
+        self.runs = Counter("dayfly_runs", "Runs that gave a result.", ["outcome", "key"], **made)
+        self.errors = Counter("dayfly_run_errors", "Runs that gave none, by what was in the way.", ["error"], **made)
+        self.gone = Counter("dayfly_clients_gone", "Runs cancelled because their client went away.", **made)
+        self.refused = Counter("dayfly_refused", "Requests refused before a run was tried, by problem.", ["problem"], **made)
+        self.starts = Counter("dayfly_sandbox_starts", "Tries to start the sandbox.", ["result"], **made)
+        self.engine_errors = Counter("dayfly_engine_errors", "Failed looks at the engine, and starts and runs that failed for it.", **made)
+        self.queue = Histogram("dayfly_queue_seconds", "Time in the queue.", buckets=SECONDS, **made)
+        self.run_seconds = Histogram("dayfly_run_seconds", "Wall time of programs.", buckets=SECONDS, **made)
+        self.requests = Histogram("dayfly_request_seconds", "Time to answer.", ["route", "status"], buckets=SECONDS, **made)
+
+    def text(self) -> bytes:
+        """Return the exposition, in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class _Pool(Collector):
+    def __init__(self, stats: Callable[[], Stats | None], ready: Callable[[], bool]) -> None:
+        self._stats = stats
+        self._ready = ready
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        yield GaugeMetricFamily("dayfly_ready", "1 if runs are taken, as /readyz says.", value=float(self._ready()))
+        stats = self._stats()
+        containers = GaugeMetricFamily("dayfly_containers", "Containers by what they are doing.", labels=["state"])
+        ends = CounterMetricFamily(
+            "dayfly_containers_made", "Containers that became ready, never did, or were removed by force.", labels=["how"]
+        )
+        for state in ("warm", "making", "running", "ending"):
+            containers.add_metric([state], float(getattr(stats, state)) if stats else 0.0)
+        for how in ("made", "failed", "forced"):
+            ends.add_metric([how], float(getattr(stats, how)) if stats else 0.0)
+        yield containers
+        yield ends
+        yield GaugeMetricFamily("dayfly_queue_length", "Runs that wait for a container.", value=float(stats.waiting) if stats else 0.0)

@@ -1,0 +1,197 @@
+// The playground: one form, one run at a time over POST /v1/run/stream. No library, no HTML made of text: everything is a text node.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const KEEP = 400000; // characters shown; a browser with more in one element stops being usable
+let controller = null;
+let shown = 0;
+let tabMoves = false;
+
+function write(stream, text) {
+  if (!text || shown > KEEP) return;
+  const output = $("output");
+  const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
+  shown += text.length;
+  const last = output.lastElementChild;
+  if (last && last.className === stream) last.append(text);
+  else {
+    const span = document.createElement("span");
+    span.className = stream;
+    span.append(text);
+    output.append(span);
+  }
+  if (shown > KEEP) notice("\n… more than this page shows\n");
+  if (atEnd) output.scrollTop = output.scrollHeight;
+}
+
+function notice(text) {
+  const span = document.createElement("span");
+  span.className = "notice";
+  span.append(text);
+  $("output").append(span);
+}
+
+function badges(list) {
+  $("badges").replaceChildren(...list.map(([text, kind]) => {
+    const item = document.createElement("li");
+    item.className = kind || "";
+    item.append(text);
+    return item;
+  }));
+}
+
+function milliseconds(value) {
+  return value >= 1000 ? (value / 1000).toFixed(2) + " s" : value.toFixed(0) + " ms";
+}
+
+function finished(result, queueMs) {
+  const list = [[result.outcome.replaceAll("_", " "), result.isError ? "bad" : "good"]];
+  if (result.exitCode) list.push(["exit code " + result.exitCode]);
+  if (result.signal) list.push(["signal " + result.signal]);
+  list.push(["wall " + milliseconds(result.wallMs)]);
+  if (result.cpuMs !== null) list.push(["cpu " + milliseconds(result.cpuMs)]);
+  if (result.peakMemoryBytes !== null) list.push(["memory " + (result.peakMemoryBytes / 1e6).toFixed(1) + " MB"]);
+  list.push(["queue " + milliseconds(queueMs)]);
+  if (result.stdoutTruncated) list.push(["stdout cut", "bad"]);
+  if (result.stderrTruncated) list.push(["stderr cut", "bad"]);
+  badges(list);
+  for (const message of result.messages) notice("sandbox.send: " + JSON.stringify(message) + "\n");
+}
+
+function job() {
+  const body = { code: $("code").value };
+  const limit = Number($("timeout").value);
+  if (limit) body.timeoutMs = limit;
+  if ($("python").value) body.v3 = $("python").value === "3";
+  if ($("stdin").value) body.stdin = $("stdin").value;
+  if ($("data").value.trim()) body.data = JSON.parse($("data").value);
+  return body;
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      if (part.startsWith(":")) continue; // a comment, to keep the connection
+      const [name, data] = part.split("\n");
+      yield { name: name.slice("event: ".length), value: JSON.parse(data.slice("data: ".length)) };
+    }
+  }
+}
+
+async function run() {
+  if (controller) return;
+  shown = 0;
+  $("output").replaceChildren();
+  let body;
+  try {
+    body = job();
+  } catch (error) {
+    badges([["data is no JSON", "bad"]]);
+    $("data").focus();
+    return;
+  }
+  controller = new AbortController();
+  busy(true);
+  badges([["waiting", "busy"]]);
+  let ended = false;
+  let queueMs = 0;
+  try {
+    const headers = { "Content-Type": "application/json" };
+    if ($("key").value) headers["X-API-Key"] = $("key").value;
+    const answer = await fetch("v1/run/stream", { method: "POST", headers, body: JSON.stringify(body), signal: controller.signal });
+    if (!answer.ok) {
+      const problem = await answer.json();
+      badges([[answer.status + " " + problem.title, "bad"]]);
+      notice(problem.detail);
+      if (problem.type === "/problems/key") $("key").focus();
+      return;
+    }
+    remember();
+    for await (const { name, value } of events(answer.body)) {
+      if (name === "started") {
+        queueMs = value.queueMs;
+        badges([["running", "busy"]]);
+      } else if (name === "output") write(value.stream, value.text);
+      else if (name === "result") {
+        ended = true;
+        finished(value, queueMs);
+      } else if (name === "error") {
+        ended = true;
+        badges([[value.title, "bad"]]);
+        notice(value.detail);
+      }
+    }
+    if (!ended) badges([["the connection was lost", "bad"]]);
+  } catch (error) {
+    if (error.name === "AbortError") badges([["stopped", "bad"]]);
+    else {
+      badges([["no connection", "bad"]]);
+      notice(String(error));
+    }
+  } finally {
+    controller = null;
+    busy(false);
+  }
+}
+
+function busy(is) {
+  $("run").disabled = is;
+  $("stop").disabled = !is;
+}
+
+function stop() {
+  if (controller) controller.abort();
+}
+
+function remember() {
+  try { // this tab only, and never on disk beyond its session
+    sessionStorage.setItem("key", $("key").value);
+  } catch (error) { /* storage may be forbidden: then it is typed again */ }
+}
+
+function indent(event) {
+  const area = event.target;
+  const { selectionStart: start, selectionEnd: end, value } = area;
+  if (event.key === "Tab" && !event.shiftKey && !tabMoves) {
+    event.preventDefault();
+    area.setRangeText("    ", start, end, "end");
+  } else if (event.key === "Enter" && !event.ctrlKey && !event.metaKey && start === end) {
+    const line = value.slice(value.lastIndexOf("\n", start - 1) + 1, start);
+    event.preventDefault();
+    area.setRangeText("\n" + line.match(/^[ \t]*/)[0] + (/:\s*$/.test(line) ? "    " : ""), start, end, "end");
+  }
+  tabMoves = event.key === "Escape";
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    run();
+  } else if (event.key === "Escape") stop();
+});
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run();
+});
+$("stop").addEventListener("click", stop);
+$("code").addEventListener("keydown", indent);
+
+(async () => {
+  try {
+    $("key").value = sessionStorage.getItem("key") || "";
+  } catch (error) { /* see remember() */ }
+  const limits = await (await fetch("v1/limits")).json();
+  $("keylabel").hidden = !limits.keyRequired;
+  $("timeout").max = limits.maxTimeoutMs;
+  $("timeout").value = limits.timeoutMs;
+  const mb = (bytes) => bytes / 1e6 + " MB";
+  $("limits").textContent =
+    `At most ${milliseconds(limits.maxTimeoutMs)}, ${limits.memoryMb} MB of memory, ${mb(limits.stdoutBytes)} of stdout and ` +
+    `${mb(limits.stderrBytes)} of stderr; no network. dayfly ${limits.version}`;
+})();
