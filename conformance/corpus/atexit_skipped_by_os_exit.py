@@ -1,0 +1,6 @@
+import atexit
+import os
+
+atexit.register(print, "never")
+print("flushed by -u")
+os._exit(11)

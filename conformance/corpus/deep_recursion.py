@@ -1,0 +1,5 @@
+def dig(n):
+    return dig(n + 1)
+
+
+dig(0)

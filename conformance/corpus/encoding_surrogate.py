@@ -1,0 +1,1 @@
+print("lone \udc80 surrogate")

@@ -1,0 +1,8 @@
+def low():
+    raise KeyError("low")
+
+
+try:
+    low()
+except KeyError as error:
+    raise ValueError("high") from error

@@ -1,0 +1,6 @@
+class Code:
+    def __str__(self):
+        return "a code object"
+
+
+raise SystemExit(Code())

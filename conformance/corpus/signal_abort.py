@@ -1,0 +1,5 @@
+import os
+import sys
+
+print("before", file=sys.stderr)
+os.abort()

@@ -1,0 +1,2 @@
+print("not even this")
+return 1

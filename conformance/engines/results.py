@@ -1,0 +1,59 @@
+"""Makes the table of `RESULTS.md` from the reports: one column for each, in the order given.
+
+python -m conformance.engines.results build/conformance/*.json > conformance/RESULTS.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SIGNS = {"passed": "✓", "failed": "**✗**", "n/a": "n/a", "not run": ""}
+
+
+def lines(reports: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the page."""
+    yield "# Results"
+    yield ""
+    yield "The last run of each column; made by `python -m conformance.engines.results` from the reports. ✓ passed, **✗** failed, n/a: not"
+    yield "applicable (why is said below), empty: not run in this column."
+    yield ""
+    yield "| column | engine | API | runtime | cgroup | kernel | judged | passed | failed | n/a | not run |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for report in reports:
+        engine = report["engine"]
+        states = [row["state"] for row in report["clauses"]]
+        counts = [str(states.count(state)) for state in SIGNS]
+        facts = [engine.get(name, "?") for name in ("engine", "API", "runtime", "cgroup")] + [engine.get("kernel", "?").partition("-")[0]]
+        judged = engine.get("implementation", "?").rpartition(":")[2]
+        yield f"| {' | '.join([report['column'], *facts, judged, *counts])} |"
+    yield ""
+    yield f"| clause | origin | {' | '.join(report['column'] for report in reports)} |"
+    yield f"|---|---|{'---|' * len(reports)}"
+    states = [{row["id"]: row["state"] for row in report["clauses"]} for report in reports]
+    for row in reports[0]["clauses"]:
+        yield f"| `{row['id']}` {row['text']} | {row['origin']} | {' | '.join(SIGNS[column.get(row['id'], 'not run')] for column in states)} |"
+    yield ""
+    yield "## What was not applicable or failed, and why"
+    yield ""
+    for report in reports:
+        why: dict[str, list[str]] = {}
+        for row in report["clauses"]:
+            for reason in row["why"]:
+                why.setdefault(f"{row['state']}: {reason}", []).append(row["id"])
+        yield f"- **{report['column']}**" + ("" if why else ": nothing")
+        for reason, ids in why.items():
+            yield f"  - {f'{len(ids)} clauses' if len(ids) > 8 else ', '.join(f'`{name}`' for name in ids)}: {reason[:600]}"
+
+
+def main() -> None:
+    """Print the page."""
+    reports = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+    print("\n".join(lines(reports)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

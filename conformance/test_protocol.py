@@ -1,0 +1,215 @@
+"""The runner in its image, by PROTOCOL.md: a driver that knows nothing else speaks to it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance import driver
+from conformance.conftest import Box
+from conformance.driver import Driver, ProtocolError, RunnerFrames, content
+from conformance.oracle import Attached, Oracle, PlainContainer
+from conformance.report import clause
+
+VECTORS = Path(__file__).parent / "vectors"
+COMMAND = ["python3", "-u", "-X", "dayfly_runner", "main.py"]
+# The runner insists on being process 1, and a container for each of the vectors would take minutes: a pid namespace will do.
+AS_PROCESS_1 = """
+import ctypes, os, sys
+if ctypes.CDLL(None).unshare(0x20000000): sys.exit("no pid namespace of its own")
+child = os.fork()
+if not child: os.execvp(sys.argv[1], sys.argv[1:])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
+"""
+HOST_BROKE_PROTOCOL, OTHER_VERSION, HOST_GONE = 64, 65, 67
+Started = Callable[[], contextlib.AbstractContextManager[tuple[Driver, Attached]]]
+
+
+@pytest.fixture
+def started(box: Box, oracle: Oracle, image: str) -> Started:
+    """Starts the runner as process 1 of a container like those of the implementation, and gives a driver that is attached to it."""
+    like = box.seen.inspected()[0]
+    config, host = like["Config"], like["HostConfig"]
+
+    @contextlib.contextmanager
+    def start() -> Iterator[tuple[Driver, Attached]]:
+        body = {
+            "Image": image,
+            "Entrypoint": config["Entrypoint"],
+            "Cmd": [],
+            "Env": config["Env"],
+            "WorkingDir": config["WorkingDir"],
+            "User": config["User"],
+            "HostConfig": {name: host.get(name) for name in ("Tmpfs", "CapDrop", "Memory", "Runtime")},
+        }
+        with oracle.attached(body) as attached:
+            yield Driver(attached.read, attached.write), attached
+
+    return start
+
+
+@clause("protocol.dialogue")
+def test_a_dialogue_as_the_protocol_has_it(started: Started) -> None:
+    with started() as (host, attached):
+        ready = host.hello()
+        assert ready["type"] == "ready"
+        assert ready["pythons"]["3"].startswith("3.")
+        assert ready["status"]["uid"] != 0
+        assert int(ready["status"]["cap_eff"], 16) == 0
+        assert ready["status"]["dumpable"] == 0
+        code = "import sys, os, sandbox\nprint(sys.argv, sys.stdin.read(), os.environ['KEY'])\nsandbox.send([1])\nsys.exit(3)"
+        frames = list(host.run(code, args=["a b"], env={"KEY": "välue"}, stdin=base64.b64encode("tea ü".encode()).decode()))
+        assert (frames[0]["type"], frames[-1]["type"]) == ("started", "exit")
+        assert content(frames, "stdout").decode() == "['main.py', 'a b'] tea ü välue\n"
+        assert [base64.b64decode(frame["data"]) for frame in frames if frame["type"] == "message"] == [b"[1]"]
+        assert (frames[-1]["exit_code"], frames[-1]["signal"], frames[-1]["timed_out"]) == (3, None, False)
+        assert attached.status() == 0
+
+
+@clause("protocol.dialogue")
+def test_a_late_program(started: Started) -> None:
+    with started() as (host, _):
+        host.hello()
+        frames = list(host.run("print('before')\nwhile True: pass", timeout_ms=400))
+        assert content(frames, "stdout") == b"before\n"
+        assert (frames[-1]["timed_out"], frames[-1]["signal"]) == (True, 9)
+        assert frames[-1]["wall_ms"] >= 400
+
+
+@clause("protocol.bounds")
+def test_output_and_messages_stay_within_their_bounds(started: Started) -> None:
+    # The driver raises ProtocolError for a piece or a sum over a bound.
+    with started() as (host, _):
+        host.hello()
+        code = "import os, sandbox, sys\nsys.stdout.write('x' * 300_000); sys.stderr.write('y' * 300_000)\nfor n in range(20): sandbox.send('z' * 1000)"
+        frames = list(host.run(code, stdout_limit=200_000, stderr_limit=10, message_limit=5_000, message_count=3))
+        assert (content(frames, "stdout"), content(frames, "stderr")) == (b"x" * 200_000, b"y" * 10)
+        assert (frames[-1]["stdout_dropped"], frames[-1]["stderr_dropped"], frames[-1]["messages_dropped"]) == (100_000, 299_990, 17)
+    with started() as (host, _):
+        host.hello()
+        frames = list(host.run("while True: print('x' * 99)", stdout_limit=500, on_output_limit="kill"))
+        assert (len(content(frames, "stdout")), frames[-1]["output_limit"], frames[-1]["timed_out"]) == (500, True, False)
+
+
+@clause("protocol.stdin-end")
+@pytest.mark.parametrize("when", ["at once", "after hello", "in mid run"])
+def test_the_runner_ends_with_its_stdin(started: Started, when: str) -> None:
+    with started() as (host, attached):
+        if when != "at once":
+            host.hello()
+        if when == "in mid run":
+            frames = host.run("print('begun')\nwhile True: pass", timeout_ms=600_000)
+            assert next(frames)["type"] == "started"
+            assert next(frames)["type"] == "output"
+        attached.end_input()
+        status = attached.status()
+        assert status == HOST_GONE or when == "in mid run"
+
+
+@clause("protocol.refusals")
+def test_another_version_is_refused_as_such(started: Started) -> None:
+    with started() as (host, attached):
+        host.say({"type": "hello", "protocol": 2, "token": driver.TOKEN})
+        assert host.next()["type"] == "error"
+        assert attached.status() == OTHER_VERSION
+
+
+@clause("protocol.refusals")
+@pytest.mark.parametrize(
+    "said",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\xff\xff\xff\xff", b"\0\0\0\0", driver.encode({**driver.RUN, "code": "print(1)"}), b"\0\0\0\2{}"],
+    ids=repr,
+)
+def test_a_host_that_breaks_the_protocol_is_refused(started: Started, said: bytes) -> None:
+    with started() as (host, attached):
+        host._frames.said({"type": "hello"})
+        attached.write(said)
+        assert host.next()["type"] == "error"
+        assert attached.status() == HOST_BROKE_PROTOCOL
+
+
+# The vectors.
+
+
+def _vectors(direction: str) -> list[Any]:
+    found = []
+    for path in sorted(VECTORS.glob("*.json")):
+        whole = json.loads(path.read_text())
+        if whole["direction"] == direction:
+            found += [pytest.param(whole["pieces"], vector, id=f"{path.stem}: {vector['name']}") for vector in whole["vectors"]]
+    return found
+
+
+def _bytes(pieces: dict[str, Any], parts: list[dict[str, Any]]) -> bytes:
+    data = b""
+    for part in parts:
+        if "frame" in part:
+            body = part["frame"].encode()
+            one = len(body).to_bytes(4, "big") + body
+        elif "hex" in part:
+            one = bytes.fromhex(part["hex"])
+        elif "text" in part:
+            one = part["text"].encode()
+        else:
+            one = _bytes(pieces, [pieces[part["use"]]])
+        data += one * part.get("times", 1)
+    return data
+
+
+@clause("protocol.vectors")
+@pytest.mark.parametrize("step", ["whole", "byte by byte"])
+@pytest.mark.parametrize(("pieces", "vector"), _vectors("runner"))
+def test_a_codec_written_from_the_protocol_alone_agrees_with_the_vectors(pieces: dict[str, Any], vector: dict[str, Any], step: str) -> None:
+    frames = RunnerFrames()
+    frames.said({"type": "hello"})
+    if vector["said"] == "run":
+        list(frames.feed(_bytes(pieces, [{"use": "ready"}])))
+        host = json.loads((VECTORS / "host_run.json").read_text())
+        frames.said({**json.loads(host["pieces"]["run"]["frame"]), **vector.get("limits", {})})
+    data = _bytes(pieces, vector["bytes"])
+    if step != "whole" and vector.get("slow"):
+        data, rest = data[:5], data[5:]
+    else:
+        rest = b""
+    heard, error = [], None
+    try:
+        for piece in ([data] if step == "whole" else [data[index : index + 1] for index in range(len(data))]) + [rest]:
+            heard += list(frames.feed(piece))
+    except ProtocolError as broken:
+        error = broken
+    assert (error is not None) == bool(vector.get("error")), error
+    wanted = [
+        {
+            **{name: value for name, value in frame.items() if name != "zeros"},
+            **({"data": base64.b64encode(bytes(frame["zeros"])).decode()} if "zeros" in frame else {}),
+        }
+        for frame in vector["frames"]
+    ]
+    if error is None or step == "whole":
+        assert heard == wanted[: len(heard)]
+    if error is None:
+        assert len(heard) == len(wanted)
+
+
+@clause("protocol.vectors")
+def test_the_runner_in_its_image_agrees_with_the_vectors(box: Box, oracle: Oracle, image: str) -> None:
+    wrong = []
+    may = {"CapAdd": ["SYS_ADMIN"], "SecurityOpt": ["seccomp=unconfined", "apparmor=unconfined"]}
+    with PlainContainer.started(oracle, image, box.seen.inspected()[0], user=0, **may) as plain:
+        for parameter in _vectors("host"):
+            pieces, vector = parameter.values
+            # Left out: what is larger than the launcher's line, and what needs a Python that the image lacks.
+            if vector.get("slow") or any(frame.get("python") == "2" for frame in vector["frames"]):
+                continue
+            command = ["python3", "-I", "-S", "-c", AS_PROCESS_1, *COMMAND]
+            status, stdout, stderr = plain.run(command, {}, _bytes(pieces, vector["bytes"]))
+            assert b'"the runner must be' not in stdout and b"no pid namespace" not in stderr
+            refused = b'"error"' in stdout and status in (HOST_BROKE_PROTOCOL, OTHER_VERSION)
+            if refused != bool(vector.get("error")):
+                wrong.append((parameter.id, status, stdout[-200:], stderr[-200:]))
+    assert wrong == []

@@ -1,0 +1,123 @@
+"""The contract of POST /compile, as code-execution-api-demo has it, judged on a server process over a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conformance import adapter
+from conformance.report import clause
+
+KEY = "a key of this suite's own"
+STARTS_WITHIN = 60.0
+
+
+class Served:
+    """A server, and what it answers."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def compile(self, body: Any = None, *, key: str | None = KEY, kind: str = "application/json") -> tuple[int, dict[str, Any]]:
+        """Post to /compile, and return the status and the answer."""
+        headers = {"Content-Type": kind} | ({} if key is None else {"X-API-Key": key})
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request("POST", "/compile", body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+
+@contextlib.contextmanager
+def served(implementation: adapter.Implementation, image: str, **settings: Any) -> Iterator[Served]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(implementation.server(image, port=port, key=KEY, settings=settings), stderr=subprocess.DEVNULL)
+    try:
+        server = Served(port)
+        deadline = time.monotonic() + STARTS_WITHIN
+        status = 0
+        while status not in (200, 403):  # 503 until its pool is there
+            assert process.poll() is None, f"the server ended with {process.returncode}"
+            assert time.monotonic() < deadline, f"not ready after {STARTS_WITHIN:g} s: {status}"
+            with contextlib.suppress(OSError):
+                status, _ = server.compile({"code": "1"})
+            time.sleep(0.1)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(implementation: adapter.Implementation, image: str, refusal: str) -> Iterator[Served]:
+    if refusal:  # then no test gets this far
+        yield Served(0)
+        return
+    with served(implementation, image) as server:
+        yield server
+
+
+@clause("compile.result")
+def test_a_result_has_the_documented_names(server: Served) -> None:
+    status, answer = server.compile({"code": "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(3)"})
+    assert status == 200
+    expected = {
+        "stdout": "out\n",
+        "stderr": "err\n",
+        "combined": "out\nerr\n",
+        "isError": True,
+        "timedOut": False,
+        "killedByContainer": False,
+    }
+    assert answer == expected
+    assert server.compile({"code": "pass"})[1] == {**expected, "stdout": "", "stderr": "", "combined": "", "isError": False}
+
+
+@clause("compile.job")
+def test_a_job_may_have_more_than_code(server: Served) -> None:
+    code = "import json, sys\nprint(sys.version_info[0], json.load(sys.stdin)['x'])"
+    status, answer = server.compile({"code": code, "v3": True, "timeoutMs": 9_000, "data": {"x": "ü"}, "unheard": ["of"]})
+    assert (status, answer["stdout"]) == (200, "3 ü\n")
+
+
+@clause("compile.timeout")
+def test_a_time_out_is_told(server: Served) -> None:
+    status, answer = server.compile({"code": "print('begun')\nwhile True: pass", "timeoutMs": 500})
+    assert status == 200
+    assert answer == {
+        "stdout": "begun\n",
+        "stderr": "",
+        "combined": "begun\n",
+        "isError": True,
+        "timedOut": True,
+        "killedByContainer": True,
+    }
+
+
+@clause("compile.no-code")
+@pytest.mark.parametrize(("body", "kind"), [(b"", "application/json"), (b"{}", "application/json"), (b'{"code": "1"}', "text/plain")])
+def test_no_code_is_a_bad_request(server: Served, body: bytes, kind: str) -> None:
+    status, answer = server.compile(body, kind=kind)
+    assert (status, answer["status"], answer["error"]) == (400, 400, "No code provided")
+
+
+@clause("compile.key")
+@pytest.mark.parametrize("key", [None, "", "another", KEY + "x", KEY[:-1]])
+def test_no_key_is_forbidden(server: Served, key: str | None) -> None:
+    status, answer = server.compile({"code": "print(1)"}, key=key)
+    assert (status, answer["status"], answer["error"]) == (403, 403, "No API key or incorrect value provided")
+
+
+@clause("compile.address")
+def test_an_address_that_is_not_allowed_is_forbidden(implementation: adapter.Implementation, image: str) -> None:
+    with served(implementation, image, allowed_networks=["192.0.2.0/24"]) as strict:
+        status, answer = strict.compile({"code": "print(1)"})
+    assert (status, answer["status"]) == (403, 403)
+    assert "127.0.0.1" in answer["error"]
