@@ -1,0 +1,16 @@
+# outcomes = ["timeout", "out_of_memory"]
+# timeout_ms = 2500
+# bomb = true
+"""Child after child that is killed for want of memory: each kill is news that the engine has to take note of."""
+
+import os
+
+while True:
+    if os.fork() == 0:
+        hoard = []
+        while True:
+            hoard.append(bytearray(b"x" * 4_000_000))
+    try:
+        os.wait()
+    except ChildProcessError:
+        pass

@@ -1,0 +1,148 @@
+"""What the tests share: the engine, the images, and the check that nothing is left behind.
+
+The engine is real, and it is looked at here by raw HTTP over its socket, not through dayfly: what dayfly says of itself
+is what is tested. A missing engine or image is a failure, not a skip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from dayfly import __version__
+
+ON_THE_ENGINE = frozenset({"engine", "attacks", "faults", "server"})
+"""Folders of tests after which no container may be left."""
+GONE_WITHIN = 3.0
+"""Seconds. The engine takes a tenth of that to remove a container on an idle machine."""
+
+
+class Engine:
+    """The Docker Engine at a Unix socket, as it is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def call(self, method: str, path: str, **query: Any) -> tuple[int, Any]:
+        """Return the status and the answer, decoded where it is JSON. A query value that is no str is sent as JSON."""
+        connection = http.client.HTTPConnection("localhost", timeout=30)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        with contextlib.closing(connection):
+            connection.sock.connect(self.path)
+            encoded = urlencode({name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()})
+            connection.request(method, f"{path}?{encoded}")
+            response = connection.getresponse()
+            body = response.read()
+        try:
+            return response.status, json.loads(body)
+        except ValueError:
+            return response.status, body
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Every container, in any state, that dayfly made."""
+        status, rows = self.call("GET", "/containers/json", all="1", filters={"label": ["dayfly.instance"]})
+        assert status == 200, rows
+        # 20.10 may go on listing what it has removed if that had died of want of memory; it says itself that there is no such container.
+        return [row for row in rows if row["State"] != "removing" or self.call("GET", f"/containers/{row['Id']}/json")[0] != 404]
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> str:
+    """The engine's address, `unix:///path`."""
+    candidates = [os.environ.get("DOCKER_HOST", ""), "unix:///var/run/docker.sock", f"unix:///run/user/{os.getuid()}/docker.sock"]
+    for address in filter(None, candidates):
+        if address.startswith("unix://") and Path(address.removeprefix("unix://")).is_socket():
+            return address
+    pytest.fail(f"no Docker Engine at any of {', '.join(filter(None, candidates))}: run  make setup")
+
+
+@pytest.fixture(scope="session")
+def engine(docker_host: str) -> Engine:
+    return Engine(docker_host.removeprefix("unix://"))
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine) -> str:
+    """The id of the default image."""
+    return _image(engine, f"dayfly/python:{__version__}", "make setup")
+
+
+@pytest.fixture(scope="session")
+def image_python2(engine: Engine) -> str:
+    """The id of the image that has Python 2.7 as well."""
+    return _image(engine, f"dayfly/python2:{__version__}", "dayfly image build --python2")
+
+
+def _image(engine: Engine, name: str, command: str) -> str:
+    status, answer = engine.call("GET", f"/images/{name}/json")
+    if status != 200:
+        pytest.fail(f"the image {name} is missing: run  {command}")
+    return str(answer["Id"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_tests() -> Iterator[None]:
+    """An engine that is made to hang or vanish keeps a sandbox's watch process waiting for it: those are ended here."""
+    mark = f"DAYFLY_TEST_RUN={os.getpid()}.{time.time_ns()}"
+    name, _, value = mark.partition("=")
+    os.environ[name] = value
+    yield
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes() and b"undertaker.py" in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_by_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield from _nothing_left(request)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_by_the_test(request: pytest.FixtureRequest, _nothing_left_by_the_module: None) -> Iterator[None]:
+    yield from _nothing_left(request)
+
+
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail if containers are left that were not there before, of sandboxes that were not there before."""
+    if not ON_THE_ENGINE.intersection(request.path.parts):
+        yield
+        return
+    engine: Engine = request.getfixturevalue("engine")
+    # A sandbox of a wider scope goes on making containers.
+    before = {row["Labels"]["dayfly.instance"] for row in engine.containers()}
+    yield
+    deadline = time.monotonic() + GONE_WITHIN
+    while left := [row for row in engine.containers() if row["Labels"]["dayfly.instance"] not in before and _is_ours(row)]:
+        if time.monotonic() > deadline:
+            shown = [f"{row['Names'][0]} ({row['State']}, process {row['Labels'].get('dayfly.pid')})" for row in left]
+            for row in left:
+                engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
+            pytest.fail(f"left behind {GONE_WITHIN:g} s after the test: {', '.join(shown)}")
+        time.sleep(0.05)
+
+
+def _is_ours(row: dict[str, Any]) -> bool:
+    """Whether this test run made the container, in this process or a living child of it; others may use the engine too.
+
+    A test that kills a process looks after its containers by itself.
+    """
+    pid = row["Labels"].get("dayfly.pid", "")
+    while pid not in ("", "0", str(os.getpid())):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return False
+        pid = stat.rpartition(")")[2].split()[1]  # the parent's
+    return str(pid) == str(os.getpid())

@@ -1,0 +1,338 @@
+"""Building images: what is in them, what cannot be built and what is said then, and that nothing is left of what failed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from dayfly import DayflyError, EngineError, ImageMissing, Limits, Sandbox, __version__
+from dayfly import image as images
+from dayfly.engine_api import EngineAPI
+
+DEFAULT = f"dayfly/python:{__version__}"
+
+
+@pytest.fixture
+async def api(docker_host: str) -> AsyncIterator[EngineAPI]:
+    async with EngineAPI(docker_host) as api:
+        yield api
+
+
+@pytest.fixture
+def tag(engine: Any) -> Iterator[str]:
+    """A tag of the test's own; the image goes with the test."""
+    name = f"dayfly-test/image:{secrets.token_hex(6)}"
+    yield name
+    engine.call("DELETE", f"/images/{name}", force="1")
+
+
+@pytest.fixture
+def unchanged(engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Fail if the test leaves a root, a build container or a temporary file behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = made_by_builds(engine)
+    yield
+    deadline = time.monotonic() + 5
+    while (after := made_by_builds(engine)) - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert after - before == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def made_by_builds(engine: Any) -> set[str]:
+    """Roots and build containers. A finished image has its tag from the first, so none can be left without the test's own."""
+    _, found = engine.call("GET", "/images/json", all="1", filters={"label": ["dayfly.root"]})
+    _, benches = engine.call("GET", "/containers/json", all="1", filters={"name": ["dayfly-build-"]})
+    return {row["Id"] for row in [*found, *benches] if "dayfly.inputs" not in (row["Labels"] or {})}
+
+
+def import_image(docker_host: str, name: str, changes: str = "", files: dict[str, str] | None = None) -> str:
+    """Make an image of a few files, none of them an interpreter."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, text in (files or {"etc/empty": ""}).items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(text), 0o755
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    query = {"fromSrc": "-", "repo": name.partition(":")[0], "tag": name.partition(":")[2], **({"changes": changes} if changes else {})}
+    with httpx.Client(transport=httpx.HTTPTransport(uds=docker_host.removeprefix("unix://")), base_url="http://engine") as client:
+        answer = client.post("/images/create", params=query, content=buffer.getvalue())
+    assert answer.status_code == 200, answer.text
+    return name
+
+
+def look_inside(image: str, code: str, *, memory_limit_mb: int = 50) -> Any:
+    with Sandbox(image=image, memory_limit_mb=memory_limit_mb, limits=Limits(stdout_bytes=4_000_000)) as sandbox:
+        result = sandbox.run(f"import sandbox\n{code}", timeout_ms=60_000)
+    assert not result.is_error, result.stderr
+    return result.messages[0]
+
+
+# What is in an image.
+
+
+def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_installs(image: str) -> None:
+    found = look_inside(
+        image,
+        """if True:
+        import importlib.util, os, shutil, stat, sysconfig, asyncio, bz2, ctypes, curses, dbm, decimal, lzma, multiprocessing, readline
+        import sqlite3, ssl, uuid, zlib, zoneinfo
+        stdlib = sysconfig.get_paths()["stdlib"]
+        sources = [os.path.join(folder, name) for folder, _, names in os.walk(stdlib) for name in names if name.endswith(".py")]
+        special = [os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names
+                   if not folder.startswith(("/proc", "/sys", "/dev")) and os.lstat(os.path.join(folder, name)).st_mode & 0o6000]
+        sandbox.send({
+            "sources": len(sources),
+            "uncompiled": [path for path in sources if not os.path.exists(importlib.util.cache_from_source(path))],
+            "special": special,
+            "installers": [name for name in ("apt", "apt-get", "dpkg", "perl", "mount", "su", "pip") if shutil.which(name)],
+            "tools": [name for name in ("sh", "bash", "env", "ls", "grep", "sed", "tar") if not shutil.which(name)],
+            "berlin": str(zoneinfo.ZoneInfo("Europe/Berlin")),
+        })""",
+    )
+    assert found["sources"] > 500
+    assert found == {"sources": found["sources"], "uncompiled": [], "special": [], "installers": [], "tools": [], "berlin": "Europe/Berlin"}
+
+
+def test_the_image_carries_its_labels_and_no_more_configuration_than_needed(engine: Any, image: str) -> None:
+    config = engine.call("GET", f"/images/{image}/json")[1]["Config"]
+    labels = config["Labels"]
+    assert (labels["dayfly.protocol"], labels["dayfly.version"], labels["dayfly.base"]) == ("1", __version__, "debian:bookworm")
+    assert json.loads(labels["dayfly.pythons"])["3"].startswith("3.11.")
+    assert len(labels["dayfly.inputs"]) == 64
+    assert config["User"] == "65534:65534"
+    assert [entry.partition("=")[0] for entry in config["Env"]] == ["PATH"]
+    assert not config["Volumes"]
+    # Labels by which the reaper knows containers would make every container of the image a leftover.
+    assert not any(name in labels for name in ("dayfly.instance", "dayfly.pid"))
+
+
+def test_python_2_is_there_beside_python_3(image_python2: str) -> None:
+    with Sandbox(image=image_python2) as sandbox:
+        old = sandbox.run(
+            "import sandbox, sys, sqlite3, ssl, ctypes\nprint sandbox.data; sandbox.send(sys.version_info[:2])", v3=False, data=1
+        )
+        new = sandbox.run("import sandbox, sys, sqlite3, ssl, ctypes\nprint(sandbox.data); sandbox.send(sys.version_info[:2])", data=2)
+    assert (old.stdout, old.messages, new.stdout, new.messages) == ("1\n", [[2, 7]], "2\n", [[3, 9]])
+
+
+NUMPY = "import numpy as np; sandbox.send([np.__version__, float(np.linalg.det(np.eye(20) * 2)), sandbox.__file__])"
+
+
+async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: str, tag: str) -> None:
+    said: list[str] = []
+    built = await images.build(api, base=DEFAULT, tag=tag, pip=["numpy"], progress=said.append)
+    _, determinant, path = await anyio.to_thread.run_sync(lambda: look_inside(built, NUMPY, memory_limit_mb=150))
+    assert determinant == pytest.approx(2**20)
+    assert path.endswith("/sandbox.py")
+    assert any("numpy" in line for line in said)
+    (listed,) = [one for one in await images.ls(api) if tag in one.tags]
+    assert (listed.id, listed.pip, listed.base, listed.protocol, listed.version) == (built, ["numpy"], DEFAULT, 1, __version__)
+    # Built once: the same inputs are the same image, others are not, and force builds anew.
+    said.clear()
+    assert await images.build(api, base=DEFAULT, tag=tag, pip=["numpy"], progress=said.append) == built
+    assert said == [f"{tag} is up to date"]
+    assert await images.build(api, base=DEFAULT, tag=tag) != built
+    await api.remove_image(built)  # it has lost its tag, and is still there for who uses it by id
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_another_suite_with_wheels_and_packages(api: EngineAPI, engine: Any, tag: str) -> None:
+    before = made_by_builds(engine)
+    built = await images.build(api, base="debian:trixie", tag=tag, pip=["numpy>=2"], apt=["tree"])
+    look = f"import subprocess, sys; subprocess.run(['tree', '--version'], check=True); assert sys.version_info[:2] == (3, 13); {NUMPY}"
+    version, determinant, _ = await anyio.to_thread.run_sync(lambda: look_inside(built, look, memory_limit_mb=150))
+    assert int(version.partition(".")[0]) >= 2 and determinant == pytest.approx(2**20)
+    await api.remove_image(tag)
+    # The root went with the last image that stood on it.
+    assert made_by_builds(engine) - before == set()
+
+
+# What cannot be built.
+
+BAD = [
+    ({"base": "debian:buzz"}, ValueError, "bullseye, bookworm, trixie"),
+    ({"base": "debian:bookworm-slim"}, ValueError, "no such Debian suite"),
+    ({"base": "debian:bookworm", "python2": True}, ValueError, "only bullseye has Python 2.7"),
+    ({"base": DEFAULT, "apt": ["tree"]}, ValueError, "debian:SUITE"),
+    ({"base": ""}, ValueError, "base"),
+    ({"base": "--help"}, ValueError, "base"),
+    ({"base": 3}, TypeError, "base must be a str"),
+    ({"tag": "No Such"}, ValueError, "tag"),
+    ({"tag": ""}, ValueError, "tag"),
+    ({"pip": "numpy"}, TypeError, "not one str"),
+    ({"pip": ["--index-url=http://evil"]}, ValueError, "requirement"),
+    ({"pip": ["./folder"]}, ValueError, "requirement"),
+    ({"pip": ["x @ https://example.org/x.whl"]}, ValueError, "requirement"),
+    ({"pip": [3]}, TypeError, "pip must be a str"),
+    ({"apt": ["-o", "x"]}, ValueError, "Debian package"),
+    ({"apt": ["tree,perl"]}, ValueError, "Debian package"),
+    ({"python2": "yes"}, TypeError, "bool"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "text"), BAD, ids=[str(row[0]) for row in BAD])
+async def test_a_bad_argument_is_refused_before_the_engine_is_asked(arguments: Any, kind: type[Exception], text: str) -> None:
+    # An engine that was never connected to: any call would be an EngineUnreachable.
+    with pytest.raises(kind, match=text):
+        await images.build(EngineAPI("unix:///nowhere"), **arguments)
+
+
+async def test_without_mmdebstrap(api: EngineAPI, tag: str, unchanged: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DayflyError, match="install mmdebstrap"):
+        await images.build(api, tag=tag)
+
+
+async def test_mmdebstraps_own_error_is_told(api: EngineAPI, tag: str, unchanged: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A suite that no root is kept of, from a mirror that cannot be reached: port 1 of this machine refuses at once.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with pytest.raises(DayflyError, match=r"(?s)mmdebstrap failed.*127\.0\.0\.1"):
+        await images.build(api, base="debian:forky", tag=tag)
+
+
+async def test_a_base_without_python(api: EngineAPI, docker_host: str, tag: str, unchanged: None) -> None:
+    base = import_image(docker_host, tag)
+    with pytest.raises(DayflyError, match=r"has no python3 in its PATH"):
+        await images.build(api, base=base, tag=f"{tag}-built")
+
+
+async def test_a_base_whose_python_is_no_python(
+    api: EngineAPI, engine: Any, image: str, docker_host: str, tag: str, unchanged: None
+) -> None:
+    base = import_image(docker_host, tag, files={"usr/bin/python3": "#!/no/such/interpreter\n"})
+    with pytest.raises(DayflyError, match=r"has no python3|ended early"):
+        await images.build(api, base=base, tag=f"{tag}-built")
+
+
+async def test_a_base_with_a_volume(api: EngineAPI, docker_host: str, tag: str, unchanged: None) -> None:
+    base = import_image(docker_host, tag, changes="VOLUME /data")
+    with pytest.raises(ValueError, match="VOLUME /data"):
+        await images.build(api, base=base, tag=f"{tag}-built")
+
+
+async def test_a_base_that_is_nowhere(api: EngineAPI, tag: str, unchanged: None) -> None:
+    # Port 1 of this machine: a registry that refuses at once.
+    with pytest.raises(ImageMissing, match=r"no image 'localhost:1/none:1'.*debian:SUITE"):
+        await images.build(api, base="localhost:1/none:1", tag=tag)
+
+
+async def test_a_base_without_python_2(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
+    with pytest.raises(DayflyError, match=r"no python2\.7"):
+        await images.build(api, base=DEFAULT, tag=tag, python2=True)
+
+
+async def test_a_requirement_that_has_no_wheel(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
+    with pytest.raises(DayflyError, match=r"numpy==0\.0\.1"):
+        await images.build(api, base=DEFAULT, tag=tag, pip=["numpy==0.0.1"])
+
+
+async def test_an_engine_that_refuses_an_import_says_why() -> None:
+    with pytest.raises(EngineError, match="importing: no space left on device"):
+        images._last_status(b'{"status":"x"}\r\n{"errorDetail":{"message":"..."},"error":"no space left on device"}\r\n', "importing")
+
+
+# Nothing is left, however it ends.
+
+
+@pytest.mark.usefixtures("image")
+@pytest.mark.parametrize("moment", ["making a root", "extracting archives", "installing the runner", "committing"])
+async def test_a_cancelled_build_leaves_nothing(api: EngineAPI, engine: Any, tag: str, unchanged: None, moment: str) -> None:
+    """Cancelled as soon as the build says that it has got to `moment`."""
+    with anyio.CancelScope() as scope:
+
+        def cancel(line: str) -> None:
+            if moment in line:
+                scope.cancel()
+
+        debian = moment in ("making a root", "extracting archives")
+        await images.build(api, base="debian:bookworm" if debian else DEFAULT, tag=tag, force=True, progress=cancel)
+    assert scope.cancelled_caught
+    assert engine.call("GET", f"/images/{tag}/json")[0] == 404
+    assert children_of_this_process("mmdebstrap") == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_mmdebstrap_mounts_nothing_on_the_host_and_may_be_killed(api: EngineAPI, tag: str, unchanged: None, tmp_path: Path) -> None:
+    """Mounts of its that stayed would lead whoever removes the directory into the host's own /dev/shm."""
+    seen: list[str] = []
+
+    def kill(line: str) -> None:
+        if "installing essential packages" in line:
+            time.sleep(1)  # it mounts right after it has said so
+            seen.append(mounts())
+            (process,) = children_of_this_process("mmdebstrap")
+            os.killpg(process, signal.SIGKILL)
+
+    with pytest.raises(DayflyError, match="mmdebstrap failed"):
+        await images.build(api, base="debian:bookworm", tag=tag, force=True, progress=kill)
+    seen.append(mounts())
+    assert [str(tmp_path) in text for text in seen] == [False, False]
+
+
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
+def children_of_this_process(name: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if name in command and parent == str(os.getpid()):
+            found.append(int(folder.name))
+    return found
+
+
+KILLED = """
+import anyio, os, signal, sys
+from dayfly import image
+from dayfly.engine_api import EngineAPI
+
+def die(line):
+    if "installing" in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with EngineAPI(sys.argv[1]) as engine:
+        await image.build(engine, base=sys.argv[2], tag=sys.argv[3], progress=die)
+
+anyio.run(main)
+"""
+
+
+def test_a_killed_build_leaves_no_container(engine: Any, docker_host: str, image: str, tag: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, docker_host, DEFAULT, tag]
+    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 5
+    while benches := engine.call("GET", "/containers/json", all="1", filters={"name": ["dayfly-build-"]})[1]:
+        assert time.monotonic() < deadline, benches
+        time.sleep(0.1)
+    assert engine.call("GET", f"/images/{tag}/json")[0] == 404
+
+
+async def test_a_workbench_that_was_never_started_is_swept_up_by_the_next_build(api: EngineAPI, engine: Any, image: str, tag: str) -> None:
+    left = await api.create(f"dayfly-build-{secrets.token_hex(8)}", {"Image": image, "HostConfig": {"AutoRemove": True}})
+    await images.build(api, base=DEFAULT, tag=tag)
+    assert engine.call("GET", f"/containers/{left}/json")[0] == 404

@@ -1,0 +1,186 @@
+"""The one public face: what `import dayfly` gives, and nothing beside it; every name says what it is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import dayfly
+
+HOME = Path(dayfly.__file__).parent
+DOCUMENTED = [
+    *("AsyncSandbox", "ContainerLost", "DayflyError", "EngineError", "EngineRefused", "EngineUnreachable", "ImageMissing", "Job", "Limits"),
+    *("Outcome", "Piece", "PoolClosed", "PoolError", "PoolFull", "PoolTimeout", "Result", "RunnerMisbehaved", "Sandbox", "SandboxError"),
+    *("StartFailed", "Stats", "__version__"),
+]
+NAMES = [name for name in dayfly.__all__ if name != "__version__"]
+SUBMODULES = {module.name for module in pkgutil.iter_modules(dayfly.__path__)}
+
+
+def test_all_is_sorted_complete_and_what_is_documented() -> None:
+    assert dayfly.__all__ == sorted(dayfly.__all__)
+    assert dayfly.__all__ == DOCUMENTED
+    assert all(hasattr(dayfly, name) for name in dayfly.__all__)
+
+
+def test_the_namespace_has_nothing_else_but_the_rooms() -> None:
+    names = {name for name in vars(dayfly) if not name.startswith("__")}
+    assert names - set(dayfly.__all__) <= SUBMODULES
+    assert all(isinstance(getattr(dayfly, name), types.ModuleType) for name in names - set(dayfly.__all__))
+
+
+def test_star_gives_the_same() -> None:
+    namespace: dict[str, Any] = {}
+    exec("from dayfly import *", namespace)
+    assert {name for name in namespace if name != "__builtins__"} == set(dayfly.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_has_a_docstring_of_its_own_with_a_full_stop(name: str) -> None:
+    value = getattr(dayfly, name)
+    text = vars(value).get("__doc__")
+    assert text
+    assert text.strip()[-1] in ".:`"
+    assert not text.startswith(f"{name}(")  # what a dataclass or a Struct says by itself
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_member_of_it_has_one_too(name: str) -> None:
+    value = getattr(dayfly, name)
+    for member, thing in vars(value).items():
+        if member.startswith("_") or member in getattr(value, "__struct_fields__", ()):
+            continue
+        if isinstance(thing, property):
+            assert thing.fget is not None
+            assert thing.fget.__doc__, f"{name}.{member}"
+        elif inspect.isfunction(inspect.unwrap(getattr(thing, "__func__", thing))):
+            assert thing.__doc__, f"{name}.{member}"
+
+
+def bare_fields(source: str, wanted: set[str]) -> list[str]:
+    """Fields of the classes `wanted` in `source` with no docstring right below them. A docstring may speak for those above it too."""
+    bare = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and node.name in wanted:
+            for one, following in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(one, (ast.AnnAssign, ast.Assign)):
+                    bare.append(f"{node.name}.{ast.unparse(one)}")
+                if (
+                    isinstance(following, ast.Expr)
+                    and isinstance(following.value, ast.Constant)
+                    and isinstance(one, (ast.AnnAssign, ast.Assign))
+                ):
+                    bare.pop()
+    return bare
+
+
+def test_every_field_of_a_public_value_says_what_it_is() -> None:
+    # Where a twin (stderr beside stdout) or a plain word needs no sentence, it is named here.
+    plain = {"Piece.stream", "Piece.data", "Result.outcome", "Result.stderr", "Result.timed_out", "Result.stdout_truncated",
+             "Result.stderr_truncated", "Result.stderr_dropped", "Result.stderr_raw"}  # fmt: skip
+    structs = {name for name in NAMES if isinstance(getattr(dayfly, name), type(msgspec.Struct))} | {"Outcome"}
+    found = [field for path in HOME.glob("*.py") for field in bare_fields(path.read_text(), structs)]
+    assert {field.partition(":")[0].partition(" ")[0] for field in found} == plain
+
+
+@pytest.mark.parametrize("name", sorted(SUBMODULES - {"__main__"}))
+def test_every_room_opens_by_saying_what_it_owns(name: str) -> None:
+    module = importlib.import_module(f"dayfly.{name}")
+    assert module.__doc__
+    assert module.__doc__.strip()
+
+
+def test_errors_and_values_name_the_face_as_their_home_or_a_room_of_it() -> None:
+    for name in NAMES:
+        assert getattr(dayfly, name).__module__.partition(".")[0] == "dayfly"
+
+
+def test_a_sandbox_and_an_async_sandbox_have_the_same_methods_with_the_same_parameters() -> None:
+    def public(kind: type) -> dict[str, list[str]]:
+        functions = {name: thing for name, thing in vars(kind).items() if inspect.isfunction(thing) and not name.startswith("_")}
+        return {name: list(inspect.signature(thing).parameters) for name, thing in functions.items()}
+
+    assert public(dayfly.Sandbox) == public(dayfly.AsyncSandbox)
+    documented = list(inspect.signature(dayfly.AsyncSandbox).parameters)
+    assert documented[:3] == list(inspect.signature(dayfly.Sandbox).parameters)[:3] == ["pool_size", "timeout_ms", "memory_limit_mb"]
+
+
+@pytest.mark.parametrize("kind", [dayfly.Sandbox, dayfly.AsyncSandbox])
+def test_the_documented_defaults(kind: Any) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert [parameters[name].default for name in ("pool_size", "timeout_ms", "memory_limit_mb")] == [1, 10_000, 50]
+    assert all(parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for name in ("pool_size", "timeout_ms", "memory_limit_mb"))
+
+
+def test_importing_does_nothing_but_import() -> None:
+    """No thread, no process, no file left open, no output; and nothing of the command's or the server's, whose packages are extras.
+
+    httpx itself imports rich where it finds click, which uvicorn brings: so rich says nothing here.
+    """
+    program = """
+import os, sys, threading
+before = set(os.listdir("/proc/self/fd"))
+import dayfly
+assert set(os.listdir("/proc/self/fd")) == before
+assert threading.active_count() == 1
+assert not {"typer", "pytest", "litestar", "uvicorn", "structlog", "dayfly.cli", "dayfly.server"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_it_is_typed() -> None:
+    assert (HOME / "py.typed").exists()
+
+
+@pytest.mark.parametrize("kind", [dayfly.Sandbox, dayfly.AsyncSandbox])
+def test_a_sandbox_cannot_be_pickled_or_copied(kind: Any) -> None:
+    import copy
+    import pickle
+
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="owns containers"):
+            way(kind())
+
+
+@pytest.mark.parametrize("kind", [dayfly.Sandbox, dayfly.AsyncSandbox])
+def test_the_text_of_a_sandbox_says_its_size_and_its_engine(kind: Any) -> None:
+    assert repr(kind(3, docker_host="tcp://engine:2375")) == f"<{kind.__name__} of 3 at tcp://engine:2375>"
+
+
+async def test_a_sandbox_that_is_not_initialized_or_closed_says_so_and_closing_is_always_allowed() -> None:
+    sandbox = dayfly.AsyncSandbox()
+    with pytest.raises(dayfly.PoolClosed, match="not initialized"):
+        await sandbox.run("1")
+    with pytest.raises(dayfly.PoolClosed, match="not initialized"):
+        sandbox.stats()
+    await sandbox.close()
+    await sandbox.close()
+
+
+def test_the_same_from_threads() -> None:
+    sandbox = dayfly.Sandbox()
+    with pytest.raises(dayfly.PoolClosed, match="not initialized"):
+        sandbox.run("1")
+    with pytest.raises(dayfly.PoolClosed, match="not initialized"):
+        sandbox.stats()
+    sandbox.close()
+    sandbox.close()
+
+
+async def test_bad_input_comes_before_the_question_whether_there_is_a_pool() -> None:
+    with pytest.raises(ValueError, match="code is empty"):
+        await dayfly.AsyncSandbox().run("")
+    with pytest.raises(ValueError, match="code is empty"):
+        async for _ in dayfly.AsyncSandbox().stream(""):
+            pass

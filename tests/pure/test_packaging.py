@@ -1,0 +1,73 @@
+"""The wheel: what is in it, and what is not. Built for real, by the build back end."""
+
+from __future__ import annotations
+
+import configparser
+import email
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import dayfly
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+        str(ROOT),
+    ]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (file,) = folder.glob("*.whl")
+    return zipfile.ZipFile(file)
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert tops == {"dayfly", "dayfly_runner", f"dayfly-{dayfly.__version__}.dist-info"}
+
+
+def test_every_source_file_is_in_it(wheel: zipfile.ZipFile) -> None:
+    sources = {
+        str(file.relative_to(root))
+        for root, package in ((ROOT / "engine", "dayfly"), (ROOT / "runner_stdio", "dayfly_runner"))
+        for file in (root / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert sources == {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert {"dayfly/py.typed", "dayfly_runner/site/sandbox.py", "dayfly_runner/site/zz_dayfly_runner.pth"} <= sources
+
+
+def test_no_pth_file_becomes_active_on_the_host(wheel: zipfile.ZipFile) -> None:
+    assert [name for name in wheel.namelist() if name.endswith(".pth") and name.count("/") == 0] == []
+
+
+def test_its_dependencies_are_two_and_its_command_is_there(wheel: zipfile.ZipFile) -> None:
+    folder = f"dayfly-{dayfly.__version__}.dist-info"
+    metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert sorted(line.partition(">")[0].partition("<")[0] for line in required) == ["httpx", "msgspec"]
+    assert metadata["Requires-Python"] == ">=3.10"
+    points = configparser.ConfigParser()
+    points.read_string(wheel.read(f"{folder}/entry_points.txt").decode())
+    assert dict(points["console_scripts"]) == {"dayfly": "dayfly.cli:main"}
+    assert f"{folder}/licenses/LICENSE" in wheel.namelist()
+
+
+def test_the_runner_says_the_same_version() -> None:
+    assert f'\nVERSION = "{dayfly.__version__}"\n' in (ROOT / "runner_stdio" / "dayfly_runner" / "__init__.py").read_text()

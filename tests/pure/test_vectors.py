@@ -1,0 +1,110 @@
+"""conformance/vectors, replayed through the host's codec: a runner's bytes whole and one by one, a host's frames by making them again."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dayfly.dialogue import Dialogue
+from dayfly.errors import ProtocolViolation
+from dayfly.messages import Frame, Hello, Run, encode
+
+VECTORS = Path(__file__).parents[2] / "conformance" / "vectors"
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def load(direction: str) -> list[Any]:
+    files = [(path.stem, json.loads(path.read_text())) for path in sorted(VECTORS.glob("*.json"))]
+    return [
+        pytest.param(content, vector, id=f"{stem}: {vector['name']}")
+        for stem, content in files
+        if content["direction"] == direction
+        for vector in content["vectors"]
+    ]
+
+
+def piece(one: dict[str, Any], pieces: dict[str, Any]) -> bytes:
+    match one:
+        case {"frame": text}:
+            body: bytes = text.encode()
+            return len(body).to_bytes(4, "big") + body
+        case {"hex": digits}:
+            return bytes.fromhex(digits) * int(one.get("times", 1))
+        case {"text": text}:
+            return bytes(text.encode()) * int(one.get("times", 1))
+        case {"use": name}:
+            return piece(pieces[name], pieces) * int(one.get("times", 1))
+    raise AssertionError(one)
+
+
+def zeros(frame: dict[str, Any]) -> dict[str, Any]:
+    """Return the frame with its data written out."""
+    frame = dict(frame)
+    if (count := frame.pop("zeros", None)) is not None:
+        frame["data"] = base64.b64encode(bytes(count)).decode()
+    return frame
+
+
+def said_run(limits: dict[str, Any]) -> Run:
+    text = json.loads((VECTORS / "host_run.json").read_text())["pieces"]["run"]["frame"]
+    return msgspec.convert({**json.loads(text), **limits}, Run)
+
+
+def opened(content: dict[str, Any], vector: dict[str, Any]) -> Dialogue:
+    dialogue = Dialogue(TOKEN)
+    dialogue.hello()
+    if vector["said"] == "run":
+        dialogue.receive(piece({"use": "ready"}, content["pieces"]))
+        dialogue.run(said_run(vector.get("limits", {})))
+    return dialogue
+
+
+def plain(frames: list[Any]) -> list[dict[str, Any]]:
+    return [json.loads(msgspec.json.encode(frame)) for frame in frames]
+
+
+@pytest.mark.parametrize(("content", "vector"), load("runner"))
+def test_a_runners_bytes_mean_what_the_vector_says(content: dict[str, Any], vector: dict[str, Any]) -> None:
+    data = b"".join(piece(one, content["pieces"]) for one in vector["bytes"])
+    expected = [zeros(frame) for frame in vector["frames"]]
+    broken = vector.get("error", False)
+
+    dialogue = opened(content, vector)
+    try:
+        frames = plain(dialogue.receive(data))
+    except ProtocolViolation:
+        assert broken
+    else:
+        assert not broken
+        assert frames == expected
+
+    if vector.get("slow"):
+        return
+    dialogue, found, violated = opened(content, vector), [], False
+    for byte in data:
+        try:
+            found += dialogue.receive(bytes([byte]))
+        except ProtocolViolation:
+            violated = True
+            break
+    assert violated == broken
+    assert plain(found) == expected
+
+
+@pytest.mark.parametrize(("content", "vector"), load("host"))
+def test_the_hosts_own_frames_are_those_of_the_vector(content: dict[str, Any], vector: dict[str, Any]) -> None:
+    kinds: dict[str, type[Frame]] = {"hello": Hello, "run": Run}
+    for frame in map(zeros, vector["frames"]):
+        value = msgspec.convert(frame, kinds[frame["type"]])
+        assert isinstance(value, (Hello, Run))
+        assert json.loads(encode(value)) == frame
+
+
+def test_the_vectors_are_there() -> None:
+    assert len(load("runner")) > 100
+    assert len(load("host")) > 100

@@ -1,0 +1,219 @@
+"""A runner as a real process: process 1 of a pid namespace of its own, root without capabilities, driven over its two pipes.
+
+What the driver here says and checks follows conformance/PROTOCOL.md by hand, and uses neither side's codec.
+The interpreter under test is this one, or the one that DAYFLY_TEST_PYTHON names; its site-packages is a scratch one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "runner_stdio" / "dayfly_runner"
+TOKEN = "0123456789abcdef0123456789abcdef"
+HELLO = {"type": "hello", "protocol": 1, "token": TOKEN}
+RUN: dict[str, Any] = {
+    "type": "run",
+    "code": "",
+    "python": "3",
+    "args": [],
+    "env": {},
+    "stdin": None,
+    "data": None,
+    "timeout_ms": 20_000,
+    "open_files": 256,
+    "stdout_limit": 1_000_000,
+    "stderr_limit": 1_000_000,
+    "on_output_limit": "truncate",
+    "message_limit": 1_000_000,
+    "message_count": 1_000,
+}
+PATIENCE = 30.0
+
+
+class Ended:
+    """What a run came to: its frames, and their contents put together."""
+
+    def __init__(self, frames: list[dict[str, Any]], status: int) -> None:
+        self.frames = frames
+        self.status = status
+        self.exit: dict[str, Any] = frames[-1] if frames and frames[-1]["type"] == "exit" else {}
+        self.error: str | None = frames[-1]["message"] if frames and frames[-1]["type"] == "error" else None
+        self.messages = [base64.b64decode(frame["data"]) for frame in frames if frame["type"] == "message"]
+        self.stdout, self.stderr = (
+            b"".join(base64.b64decode(frame["data"]) for frame in frames if frame["type"] == "output" and frame["stream"] == stream)
+            for stream in ("stdout", "stderr")
+        )
+
+
+class Runner:
+    """The process, and the host's end of the dialogue with it."""
+
+    def __init__(
+        self, python: Path, folder: Path, env: dict[str, str] | None = None, *, process_1: bool = True, pass_fds: tuple[int, ...] = ()
+    ) -> None:
+        command = [str(python), "-u", "-X", "dayfly_runner", "main.py"]
+        if process_1:
+            command = [*NAMESPACE, *command]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, cwd=folder, env={**ENVIRONMENT, **(env or {})}, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, pass_fds=pass_fds
+        )
+
+    def send(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) :]
+
+    def say(self, frame: dict[str, Any]) -> None:
+        body = json.dumps(frame).encode()
+        self.send(len(body).to_bytes(4, "big") + body)
+
+    def hello(self) -> dict[str, Any]:
+        self.say(HELLO)
+        ready = self.next()
+        assert ready is not None
+        assert ready["type"] == "ready", ready
+        return ready
+
+    def run(self, code: str, **members: Any) -> None:
+        self.say({**RUN, "code": code, **members})
+
+    def started(self) -> None:
+        assert self.next() == {"type": "started"}
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes of the runner's stdout, fewer at its end; fail when it says nothing for too long."""
+        assert self.process.stdout is not None
+        file, pieces, deadline = self.process.stdout.fileno(), b"", time.monotonic() + PATIENCE
+        while len(pieces) < size:
+            if not select.select([file], [], [], deadline - time.monotonic())[0]:
+                pytest.fail(f"the runner said nothing for {PATIENCE} s")
+            piece = os.read(file, size - len(pieces))
+            if not piece:
+                break
+            pieces += piece
+        return pieces
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the next frame, None at the end."""
+        header = self.read(4)
+        if not header:
+            return None
+        assert len(header) == 4
+        length = int.from_bytes(header, "big")
+        assert 0 < length <= 1_024 + 4 * 67_108_864 // 3
+        body = self.read(length)
+        assert len(body) == length
+        frame = json.loads(body.decode("utf-8"))
+        assert isinstance(frame, dict)
+        if frame["type"] != "message":
+            assert length <= 131_072
+        if frame["type"] == "output":
+            assert 1 <= len(base64.b64decode(frame["data"], validate=True)) <= 65_536
+        return frame
+
+    def finish(self) -> Ended:
+        """Return what the run came to, when the runner has left."""
+        frames = []
+        while (frame := self.next()) is not None:
+            frames.append(frame)
+        return Ended(frames, self.process.wait(PATIENCE))
+
+    def pids(self) -> list[int]:
+        """Return the processes of the runner's namespace as this side numbers them, the runner first."""
+        return _descendants(_descendants(self.process.pid)[0], itself=True)
+
+    def close(self) -> None:
+        with self.process:
+            self.process.kill()
+
+
+NAMESPACE = [
+    shutil.which("unshare") or "unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
+    "--pid", "--fork", "--kill-child", "--mount-proc",
+    shutil.which("setpriv") or "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
+]  # fmt: skip
+"""A pid namespace with its own /proc, and root without the capabilities that would excuse it from every check."""
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/sandbox", "LANG": "C.UTF-8", "USER": "sandbox", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _descendants(pid: int, *, itself: bool = False) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    found = [pid] if itself else []
+    for child in children:
+        found += _descendants(int(child), itself=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of an interpreter whose site-packages holds the runner as an image's does."""
+    folder = tmp_path_factory.mktemp("python")
+    base = os.environ.get("DAYFLY_TEST_PYTHON", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    shutil.copytree(PACKAGE, packages / "dayfly_runner", ignore=shutil.ignore_patterns("__pycache__", "site"))
+    for file in (PACKAGE / "site").iterdir():
+        if file.is_file():
+            shutil.copy(file, packages)
+    return folder / "bin" / "python3"
+
+
+@pytest.fixture
+def start(python: Path, tmp_path: Path) -> Iterator[Callable[..., Runner]]:
+    """Start runners in `tmp_path`, the program's working directory; end them with the test."""
+    runners: list[Runner] = []
+
+    def start(**options: Any) -> Runner:
+        runners.append(Runner(python, tmp_path, **options))
+        return runners[-1]
+
+    yield start
+    for runner in runners:
+        runner.close()
+
+
+@pytest.fixture
+def run(start: Callable[..., Runner]) -> Callable[..., Ended]:
+    """Run code to its end: `run(code, **members of the run frame)`."""
+
+    def run(code: str, **members: Any) -> Ended:
+        runner = start()
+        runner.hello()
+        runner.run(code, **members)
+        runner.started()
+        return runner.finish()
+
+    return run
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """The environment that the runner starts with."""
+    return dict(ENVIRONMENT)
+
+
+@pytest.fixture
+def leaky(start: Callable[..., Runner], tmp_path: Path) -> Iterator[Callable[..., Runner]]:
+    """Start a runner that inherits a descriptor beyond the three."""
+    file = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(file, True)
+    yield lambda: start(pass_fds=(file,))
+    os.close(file)

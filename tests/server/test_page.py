@@ -1,0 +1,167 @@
+"""The page in a browser: Debian's Chromium, headless, driven by Playwright.
+
+DAYFLY_TEST_SCREENSHOT, the name of a file, keeps a picture of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from .conftest import NewServer, Server, key_new, wait_for
+
+CHROMIUM = next(filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), "")
+REFUSED = "the server responded with a status of 422"
+"""What Chromium says of an answer that a test asks for; every other complaint of its fails the test."""
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, "no chromium: run  make setup"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, shared: Server) -> Iterator[Page]:
+    """The page of the shared server. Anything that the browser complains of fails the test, and so does a request to elsewhere."""
+    context = browser.new_context(base_url=shared.url, viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    wrong: list[str] = []
+    page.on(
+        "console",
+        lambda message: wrong.append(message.text) if message.type in ("error", "warning") and REFUSED not in message.text else None,
+    )
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith((shared.url, "data:")) else wrong.append(request.url))
+    page.goto("/")
+    expect(page.locator("#limits")).to_contain_text("no network")
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def test_output_appears_while_the_program_writes_and_stderr_is_told_apart(page: Page) -> None:
+    page.fill("#code", "import sys, time\nprint('one')\nprint('<b>two</b>', file=sys.stderr)\ntime.sleep(2)\nprint('three')")
+    page.click("#run")
+    output = page.locator("#output")
+    expect(output.locator(".stdout").first).to_contain_text("one")
+    expect(page.locator("#badges")).to_have_text("running")  # and yet its output is there
+    expect(output.locator(".stderr")).to_have_text("<b>two</b>\n")
+    expect(output).not_to_contain_text("three")
+    expect(page.locator("#stop")).to_be_enabled()
+    expect(page.locator("#badges .good")).to_have_text("ok")
+    expect(output).to_have_text("one\n<b>two</b>\nthree\n")
+    for badge in ("wall 2.", "memory", "cpu", "queue"):
+        expect(page.locator("#badges")).to_contain_text(badge)
+    if name := os.environ.get("DAYFLY_TEST_SCREENSHOT"):
+        page.screenshot(path=name)
+
+
+def test_it_can_be_used_with_keys_alone(page: Page, shared: Server) -> None:
+    gone = shared.metric("dayfly_clients_gone_total")
+    page.focus("#code")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("for n in range(10**9):\npass")  # the page indents after the colon
+    assert page.input_value("#code") == "for n in range(10**9):\n    pass"
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#badges")).to_have_text("running")
+    page.keyboard.press("Escape")
+    expect(page.locator("#badges .bad")).to_have_text("stopped")
+    wait_for(lambda: shared.metric("dayfly_clients_gone_total") == gone + 1 or None, shared)
+    page.focus("#code")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")  # no trap
+    assert page.evaluate("document.activeElement.id") == "stdin"
+
+
+def test_stdin_data_and_limits_reach_the_program(page: Page) -> None:
+    page.fill("#code", "import sandbox, sys\nprint(sys.stdin.read(), sandbox.data['x'])\nsandbox.send([1, 2])\nwhile True: pass")
+    page.fill("#stdin", "typed")
+    page.fill("#data", '{"x": ')
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_have_text("data is no JSON")
+    page.fill("#data", '{"x": "given"}')
+    page.fill("#timeout", "700")
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_have_text("timeout")
+    expect(page.locator("#output")).to_contain_text("typed given")
+    expect(page.locator("#output")).to_contain_text("sandbox.send: [1,2]")
+
+
+def test_much_output_does_not_hurt_and_a_refusal_is_shown(page: Page) -> None:
+    page.fill("#code", "print('x' * 3_000_000)")
+    page.click("#run")
+    expect(page.locator("#badges .good")).to_have_text("ok")
+    expect(page.locator("#badges")).to_contain_text("stdout cut")
+    expect(page.locator("#output")).to_contain_text("more than this page shows")
+    page.fill("#code", " ")
+    page.fill("#timeout", "20000")
+    page.locator("#timeout").evaluate("field => { field.removeAttribute('max'); field.value = '99999999'; }")
+    with page.expect_response("**/v1/run/stream") as refusal:
+        page.focus("#code")
+        page.keyboard.press("Control+Enter")
+    assert refusal.value.status == 422
+    expect(page.locator("#badges .bad")).to_contain_text("422")
+
+
+@pytest.mark.parametrize(("scheme", "darker"), [("dark", True), ("light", False)])
+def test_it_follows_the_colours_that_are_preferred(page: Page, scheme: str, darker: bool) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+    assert (int(red) < 128) == darker
+
+
+def test_the_policy_forbids_what_is_not_the_page_s_own(browser: Browser, shared: Server) -> None:
+    page = browser.new_page(base_url=shared.url)
+    answer = page.goto("/")
+    assert answer is not None
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert (
+        page.evaluate("(() => { try { document.body.innerHTML = '<i>x</i>'; return 'done' } catch (error) { return error.name } })()")
+        == "TypeError"
+    )
+    assert page.evaluate("fetch('http://localhost:9/').catch(error => error.name)") == "TypeError"
+    page.close()
+
+
+def test_the_documentation_shows_every_route(browser: Browser, shared: Server) -> None:
+    page = browser.new_page(base_url=shared.url)
+    page.goto("/schema")
+    for path in ("POST /compile", "POST /v1/run", "POST /v1/run/stream", "GET /healthz", "GET /readyz", "GET /metrics"):
+        expect(page.locator("summary", has_text=path).first).to_be_visible()
+    page.locator("summary", has_text="Result").last.click()
+    expect(page.locator("code", has_text="peakMemoryBytes")).to_be_visible()
+    page.close()
+
+
+def test_the_page_asks_for_the_key_and_is_off_by_default(browser: Browser, serve: NewServer, tmp_path: Path) -> None:
+    key = key_new("alice", tmp_path / "keys")
+    server = serve("--pool-size", "1", "--playground", "--keys-file", str(tmp_path / "keys")).ready()
+    page = browser.new_page(base_url=server.url)
+    page.goto("/")
+    expect(page.locator("#key")).to_be_visible()
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_contain_text("403")
+    expect(page.locator("#key")).to_be_focused()
+    page.fill("#code", "print('let in')")
+    page.fill("#key", key)
+    page.keyboard.press("Enter")
+    expect(page.locator("#output")).to_have_text("let in\n")
+    page.reload()
+    expect(page.locator("#key")).to_have_value(key)  # in this tab
+    page.close()
+    with serve("--pool-size", "1").client() as client:
+        assert client.get("/").status_code == 404
