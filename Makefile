@@ -1,0 +1,91 @@
+# Two commands do it all, on a bare Debian or Ubuntu machine as root, or wherever a Docker Engine answers:
+#   make run    set up what is missing, then run the examples
+#   make test   set up what is missing, then lint, types and the whole test suite on the real engine
+# Beside them: make setup (their common part, quick when nothing is to do) and make clean; and two tests that take their time:
+#   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
+#   make fuzz SECONDS=600  coverage-guided fuzzing of all that reads bytes from the other side, that long for each target
+# BASE=python:3.13-slim builds the runner image from an image instead of Debian's packages.
+
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD = $(BIN)/dayfly image build
+say = @printf '\033[1m[make]\033[0m %s\n'
+
+.PHONY: run test setup clean soak fuzz conformance conformance-matrix conformance-vm bench
+
+run: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
+
+test: setup
+	@tools/host test
+	$(say) "the image with Python 2.7, which some tests need"
+	@$(BUILD) --python2 >/dev/null
+	$(say) "lint and types"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	$(say) "tests of the pure rooms, which must take every branch"
+	@$(BIN)/coverage run -m pytest tests/pure
+	@$(BIN)/coverage report
+	$(say) "tests on the real engine, with each runtime"
+	@tools/runtimes
+	@$(BIN)/pytest --ignore tests/pure
+	@$(MAKE) --no-print-directory soak RUNS=500
+
+soak: setup
+	$(say) "soak: $(or $(RUNS),500) runs"
+	@$(BIN)/python -m tests.soak --runs $(or $(RUNS),500) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(REPORT),--report $(REPORT))
+
+fuzz: $(VENV)/installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check atheris
+	@for target in host stdcopy runner; do \
+		$(BIN)/python tests/fuzz/codecs.py $$target build/fuzz/$$target -max_total_time=$(or $(SECONDS),60) || exit 1; done
+
+setup:
+	@tools/host
+	@$(BIN)/python -c '' 2>/dev/null || rm -rf $(VENV)
+	@$(MAKE) --silent --no-print-directory $(VENV)/installed
+	@$(BUILD) $(if $(BASE),--base $(BASE)) >/dev/null
+
+$(VENV)/installed: pyproject.toml engine/dayfly/_version.py
+	$(say) "virtual environment and package, in $(VENV)"
+	@python3 -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,dev]'
+	@touch $@
+
+# Speed, side by side with others, who are installed from the package index: a quarter of an hour, on an otherwise idle machine.
+bench: setup $(VENV)/bench
+	@$(BIN)/python -m benchmarks
+
+$(VENV)/bench: pyproject.toml
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# The documented behaviour, judged from outside: conformance/README.md. RUNTIME=crun and DOCKER_HOST choose what is judged.
+JUDGE = $(BIN)/python -m pytest -c conformance/pytest.toml
+
+conformance: setup $(VENV)/conformance
+	@$(BUILD) --python2 >/dev/null
+	@conformance/engines/prepare docker-compose mmdebstrap
+	@command -v mmdebstrap >/dev/null && $(BIN)/python -m conformance.engines.images host:bookworm || true
+	@$(JUDGE) conformance -q --report build/conformance/$(or $(RUNTIME),local) $(if $(RUNTIME),--runtime $(RUNTIME))
+
+conformance-matrix: setup $(VENV)/conformance
+	@$(BUILD) --python2 >/dev/null
+	@conformance/engines/prepare docker-compose mmdebstrap
+	@$(BIN)/python -m conformance.engines.images
+	@$(JUDGE) conformance/engines/test_matrix.py -s
+
+conformance-vm: setup $(VENV)/conformance
+	@$(BUILD) --python2 >/dev/null
+	@conformance/engines/prepare qemu-system-x86_64 mmdebstrap
+	@$(BIN)/python -m conformance.engines.vm
+
+$(VENV)/conformance: pyproject.toml
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[conformance]'
+	@touch $@
+
+# Images stay: another checkout may use them. `docker image rm` removes them, `dayfly clean` leftover containers.
+clean:
+	rm -rf $(VENV) dist build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
