@@ -13,14 +13,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from . import spec
 from .dialogue import Dialogue, State
-from .engine_api import AttachedStream, EngineAPI
+from .engine_api import EngineAPI
 from .errors import (
     ContainerLost,
     DayflyError,
@@ -37,6 +37,9 @@ from .messages import Error, Exit, Message, Output, Ready, Run, RunnerFrame, Sta
 from .reaper import Janitor
 from .result import Outcome, Piece, Recorder, Result, verdict
 from .stdcopy import STDERR, StreamDecoder
+
+if TYPE_CHECKING:
+    from .connection import AttachedStream
 
 GRACE = 0.075
 """Seconds that the host gives the runner beyond the deadline to report a kill by itself, with its counters and the last output."""

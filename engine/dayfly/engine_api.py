@@ -1,33 +1,23 @@
-"""The Docker Engine API, raw, over httpx: the few verbs that dayfly uses, each with a deadline.
+"""The Docker Engine API: the few verbs that dayfly uses, and what is used of their answers.
 
-Owns the connections to the engine, the deadline of every call and the mapping of everything that can go wrong with one
-to dayfly's own errors: nothing of httpx or httpcore gets past this file. It decides nothing: when to create, to kill or to
-try again is for those who call it.
-
-Two rules come from how the engine behaves. A deadline is wall time for the whole call, since an engine that answers
-one byte a second would pass any per-read time-out. And an attached stream that nobody reads wedges every other call on its container
-(moby #41827), so a stream can be shut down at any moment, without waiting.
+Owns paths, queries, the agreement on the API's version and the shapes of answers. It decides nothing: when to create, to kill or to
+try again is for those who call it. How a request gets there and back, and in what time, is `connection`'s.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote, urlencode
 
-import anyio
-import httpcore
-import httpx
 import msgspec
 
 from .endpoint import Endpoint, resolve
 from .errors import EngineError, EngineRefused, EngineUnreachable, ImageMissing
+
+if TYPE_CHECKING:
+    from .connection import AttachedStream, Connection
 
 OLDEST_API = (1, 41)
 """Docker 20.10: the first with private cgroup namespaces as a create option on both cgroup versions."""
@@ -35,14 +25,8 @@ NEWEST_API = (1, 51)
 """Docker 28.5, the newest this was tried with. A newer engine is spoken to in this version."""
 DEFAULT_DEADLINE = 30.0
 """Seconds. A healthy engine takes milliseconds; under a burst of fifty creations a single one was seen to take five."""
-MAX_ANSWER = 64_000_000
-"""Bytes of one answer; a list of ten thousand containers is a tenth of that."""
-SAID = 1_000
-"""Characters of the engine's own words that an error repeats."""
-READ_SIZE = 262_144
 
 _JSON = {"Content-Type": "application/json"}
-_streams: weakref.WeakSet[AttachedStream] = weakref.WeakSet()
 
 
 class EngineAPI:
@@ -55,8 +39,7 @@ class EngineAPI:
         self._endpoint: Endpoint = resolve(docker_host)
         self._deadline = DEFAULT_DEADLINE if deadline is None else deadline
         self._prefix = ""
-        self._under_way: set[anyio.CancelScope] = set()
-        self._transport: httpx.AsyncHTTPTransport | None = None
+        self._open: Connection | None = None
 
     @property
     def address(self) -> str:
@@ -69,11 +52,13 @@ class EngineAPI:
         return self._endpoint.socket is not None
 
     async def __aenter__(self) -> EngineAPI:
-        verify = self._endpoint.ssl_context() or False
-        # No bound on connections: each attached stream holds one for its container's life.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=30.0)
-        # The transport without a client: what that adds (cookies, redirects, the merging of settings) is a third of a call's cost.
-        self._transport = httpx.AsyncHTTPTransport(verify=verify, uds=self._endpoint.socket, trust_env=False, limits=limits)
+        try:
+            from .connection import Connection  # noqa: PLC0415 - it brings httpx, half of what `import dayfly` would cost
+        except OSError as error:
+            raise EngineUnreachable(
+                f"what speaks to the engine cannot be loaded: {error}: raise the limit on open files (descriptors)"
+            ) from error
+        self._open = Connection(self._endpoint, self._deadline)
         try:
             self._prefix = "/v" + negotiate(await self.version(), self.address)
         except BaseException:
@@ -87,15 +72,20 @@ class EngineAPI:
     def hurry(self, seconds: float) -> None:
         """Let no call, under way or to come, last longer than this from now on: somebody is waiting for the end."""
         self._deadline = min(self._deadline, seconds)
-        for scope in self._under_way:
-            scope.deadline = min(scope.deadline, anyio.current_time() + seconds)
+        if self._open is not None:
+            self._open.hurry(seconds)
 
     async def aclose(self) -> None:
         """Close all connections, attached streams too. Bounded in time; never raises."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            with anyio.move_on_after(1, shield=True):
-                await transport.aclose()
+        connection, self._open = self._open, None
+        if connection is not None:
+            await connection.aclose()
+
+    @property
+    def _connection(self) -> Connection:
+        if self._open is None:
+            raise EngineUnreachable(f"the connection to {self.address} is closed")
+        return self._open
 
     # The verbs.
 
@@ -117,16 +107,10 @@ class EngineAPI:
         """
         if body is not None:
             content, headers = msgspec.json.encode(body), {**_JSON, **(headers or {})}
-        with self._bounded(f"{method} {path}", self._deadline if deadline is None else deadline):
-            response = await self._send(method, path, query, content, headers)
-            try:
-                answer = await self._read(response)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await response.aclose()
-        if response.status_code not in expect:
-            raise _refusal(f"{method} {path}", response.status_code, answer)
-        return answer
+        target = self._prefix + path + (f"?{urlencode(query)}" if query else "")
+        return await self._connection.request(
+            method, target, name=f"{method} {path}", content=content, headers=headers, deadline=deadline, expect=expect
+        )
 
     async def ask(self, method: str, path: str, *, shape: Any = Any, **options: Any) -> Any:
         """Like `call`, and decode the answer as JSON. EngineError where it is none, or not of this shape."""
@@ -206,136 +190,8 @@ class EngineAPI:
     async def attach(self, container: str) -> AttachedStream:
         """Attach to a container's stdin, stdout and stderr: one raw stream in both directions."""
         path = f"/containers/{container}/attach"
-        with self._bounded(f"POST {path}", self._deadline):
-            query = {"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"}
-            response = await self._send("POST", path, query, None, {"Connection": "Upgrade", "Upgrade": "tcp"})
-            # 101 is today's answer; engines before 1.21 of the API, and some proxies, upgrade under a plain 200.
-            if response.status_code not in (101, 200):
-                try:
-                    raise _refusal(f"POST {path}", response.status_code, await self._read(response))
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await response.aclose()
-            return AttachedStream(response, container)
-
-    # What all verbs share.
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        content: bytes | AsyncIterable[bytes] | None,
-        headers: Mapping[str, str] | None,
-    ) -> httpx.Response:
-        """Return the answer's head; its body is still to be read. No deadline but `_bounded`'s."""
-        if self._transport is None:
-            raise EngineUnreachable(f"the connection to {self.address} is closed")
-        url = self._endpoint.base_url + self._prefix + path + (f"?{urlencode(query)}" if query else "")
-        return await self._transport.handle_async_request(httpx.Request(method, url, content=content, headers=headers))
-
-    @contextmanager
-    def _bounded(self, call: str, deadline: float) -> Any:
-        try:
-            with anyio.fail_after(deadline) as scope:
-                self._under_way.add(scope)
-                try:
-                    yield
-                finally:
-                    self._under_way.discard(scope)
-        except TimeoutError:
-            raise EngineUnreachable(f"{call}: no answer from the engine at {self.address} within {deadline:g} s") from None
-        except _FOREIGN as error:
-            raise EngineUnreachable(f"{call}: {self._why(error)}") from error
-
-    def _why(self, error: Exception) -> str:
-        text = f"the engine at {self.address} cannot be reached: {_text(error)}"
-        path = self._endpoint.socket
-        if path is None or not isinstance(error, (httpx.ConnectError, httpcore.ConnectError)):
-            return text
-        match _number_of(error):
-            case errno.ENOENT:
-                return f"{text}; there is no socket {path}: is Docker installed and running?"
-            case errno.EACCES:
-                return f"{text}; this user may not write to {path}: add it to the socket's group, often 'docker'"
-            case errno.ECONNREFUSED:
-                return f"{text}; the socket exists, but no daemon answers on it"
-            case errno.EMFILE | errno.ENFILE:
-                return f"{text}; no descriptor is left to reach it with: raise the limit on open files"
-        return text
-
-    @staticmethod
-    async def _read(response: httpx.Response) -> bytes:
-        parts, size = [], 0
-        async for part in response.aiter_raw():
-            parts.append(part)
-            size += len(part)
-            if size > MAX_ANSWER:
-                raise EngineError(f"the engine's answer is larger than {MAX_ANSWER:,} bytes")
-        return b"".join(parts)
-
-
-class _NetworkStream(Protocol):
-    """httpx's documented extension for the raw connection under a response."""
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes: ...
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
-    def get_extra_info(self, info: str) -> Any: ...
-
-
-class AttachedStream:
-    """The raw stream of one attached container. One task may read while another writes.
-
-    `read` and `write` raise EngineUnreachable when the connection breaks.
-    """
-
-    def __init__(self, response: httpx.Response, container: str) -> None:
-        self._response = response
-        self._container = container
-        self._network: _NetworkStream = response.extensions["network_stream"]
-        # Under a plain 200 the first bytes may already be in the HTTP parser's buffer, so they must come through it.
-        self._body: AsyncIterator[bytes] | None = response.aiter_raw() if response.status_code == 200 else None
-        self._socket: socket.socket | None = self._network.get_extra_info("socket")
-        _streams.add(self)
-
-    async def read(self) -> bytes:
-        """The next bytes; empty at the end of the stream."""
-        try:
-            if self._body is not None:
-                return await anext(self._body, b"")
-            return await self._network.read(READ_SIZE)
-        except _FOREIGN as error:
-            raise EngineUnreachable(f"the attached stream of {self._container} broke: {_text(error)}") from error
-
-    async def write(self, data: bytes) -> None:
-        """Send all of `data`."""
-        try:
-            await self._network.write(data)
-        except _FOREIGN as error:
-            raise EngineUnreachable(f"the attached stream of {self._container} broke: {_text(error)}") from error
-
-    def shut_down(self) -> None:
-        """End both directions now, without waiting: the container reads the end of its stdin, and a pending `read` returns."""
-        if self._socket is not None:
-            try:
-                self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # not connected any more: that is what was wanted
-
-    async def aclose(self) -> None:
-        """Close the connection. Bounded in time; never raises."""
-        _streams.discard(self)
-        self.shut_down()
-        with anyio.move_on_after(1, shield=True):
-            try:
-                await self._response.aclose()
-            except _FOREIGN:
-                pass
-
-    def forget(self) -> None:
-        """In a fork of this process: let go of its copy of the socket, and leave the connection itself alone."""
-        if self._socket is not None:
-            let_go(self._socket.fileno())
+        target = f"{self._prefix}{path}?stream=1&stdin=1&stdout=1&stderr=1"
+        return await self._connection.attach(target, name=f"POST {path}", container=container)
 
 
 def negotiate(version: Mapping[str, Any], address: str) -> str:
@@ -354,15 +210,6 @@ def negotiate(version: Mapping[str, Any], address: str) -> str:
 def _number(version: str) -> tuple[int, int]:
     major, _, minor = version.partition(".")
     return int(major), int(minor)
-
-
-# Everything that httpx, httpcore or the event loop may raise for a broken or senseless connection.
-_FOREIGN = (
-    *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict),
-    *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.ProxyError),
-    *(httpcore.ConnectionNotAvailable, httpcore.UnsupportedProtocol, OSError),
-    *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
-)
 
 
 # What is used of the engine's answers, so that nobody behind this file meets a type that cannot be.
@@ -409,45 +256,3 @@ def _decode(call: str, answer: bytes, shape: Any) -> Any:
     except (msgspec.DecodeError, RecursionError) as error:
         raise EngineError(f"{call}: the engine's answer makes no sense ({error}): {answer[:80]!r}") from None
     return decoded
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _number_of(error: BaseException | None) -> int | None:
-    """The errno at the bottom of an error, if there is one."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return None if error is None else error.errno
-
-
-def _refusal(call: str, status: int, answer: bytes) -> EngineRefused:
-    try:
-        said = str(msgspec.json.decode(answer, type=dict[str, Any])["message"])
-    except (msgspec.DecodeError, RecursionError, KeyError):
-        said = answer[:200].decode(errors="replace")
-    said = said.strip()
-    if len(said) > SAID:  # an engine may repeat all that it was sent
-        said = f"{said[: SAID // 2]} … {said[-SAID // 2 :]}"
-    return EngineRefused(f"{call}: the engine answered {status}: {said or 'nothing more'}", status=status)
-
-
-def let_go(descriptor: int) -> None:
-    """Close what is behind a descriptor and keep its number taken, by /dev/null: its owner may close it later, and closes nothing else."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(null, descriptor, inheritable=False)
-    os.close(null)
-
-
-def _forget_streams_after_fork() -> None:
-    # A forked child holds the streams too: its containers would outlive the parent, whose death is what ends them.
-    for stream in list(_streams):
-        try:
-            stream.forget()
-        except (OSError, ValueError):
-            pass
-    _streams.clear()
-
-
-os.register_at_fork(after_in_child=_forget_streams_after_fork)

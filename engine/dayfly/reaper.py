@@ -14,10 +14,10 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ import anyio
 
 from . import undertaker
 from ._version import __version__
-from .engine_api import EngineAPI, let_go
+from .engine_api import EngineAPI
 from .errors import EngineError
+from .forks import hold, let_go, release
 
 log = logging.getLogger("dayfly")
 
@@ -47,7 +48,7 @@ _instances: set[str] = set()
 
 def labels() -> dict[str, str]:
     """Return the labels that tell whose a container is, for a new sandbox of this process."""
-    instance = uuid.uuid4().hex
+    instance = secrets.token_hex(16)
     _instances.add(instance)
     return {
         LABEL: instance,
@@ -129,7 +130,7 @@ class Watch:
             log.warning("no process can be started to look after this one's containers, should it be killed: %s", error)
         os.close(reader)
         self._say(f"{instructions}\n".encode())
-        _watches.add(self)
+        hold(self)
 
     async def done(self) -> None:
         """All containers are gone: the process is not needed any more."""
@@ -143,7 +144,7 @@ class Watch:
         self._let_alone()
 
     def _end(self, last_word: bytes) -> None:
-        _watches.discard(self)
+        release(self)
         if self._pipe is not None:
             self._say(last_word)
             os.close(self._pipe)
@@ -162,18 +163,6 @@ class Watch:
         assert self._pipe is not None
         with contextlib.suppress(BrokenPipeError):  # somebody has killed it, or it never was
             os.write(self._pipe, what)
-
-
-_watches: set[Watch] = set()
-
-
-def _forget_watches_after_fork() -> None:
-    for watch in _watches:
-        watch.forget()
-    _watches.clear()
-
-
-os.register_at_fork(after_in_child=_forget_watches_after_fork)
 
 
 class Janitor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ ROWS = [
     ["reaper", "image"],
     ["undertaker"],
     ["engine_api"],
-    ["endpoint"],
+    ["connection"],
+    ["endpoint", "forks"],
     ["dialogue"],
     ["job", "result"],
     ["frames", "stdcopy", "messages"],
@@ -46,6 +48,7 @@ OUTSIDE_OF = {"cli": OUTSIDE | {"rich", "typer"}}
 # Imports inside a function, and why they are there.
 DEFERRED = {
     "cli": {"dayfly.server"},  # a guest of the library, loaded when somebody asks to serve
+    "engine_api": {"dayfly.connection"},  # brings httpx, half of what `import dayfly` would cost
     "sandbox": {"trio"},  # is there already if its event loop runs; not a dependency
     "undertaker": {
         "anyio",
@@ -166,6 +169,11 @@ def test_a_room_of_the_server_imports_only_from_rooms_below_and_from_the_face(ro
                 assert {alias.name for alias in node.names} <= set(dayfly.__all__)
             else:
                 assert node.module in SERVER_BEYOND_THE_FACE
+
+
+def test_importing_dayfly_loads_no_http_client() -> None:
+    code = "import sys, dayfly; print({'httpx', 'httpcore', 'trio', 'typer', 'rich'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout == b"set()\n"
 
 
 def test_the_pool_knows_no_docker() -> None:

@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from dayfly import EngineError, EngineRefused, EngineUnreachable
+from dayfly.connection import AttachedStream, Connection, _refusal
 from dayfly.endpoint import Endpoint, resolve
-from dayfly.engine_api import NEWEST_API, AttachedStream, EngineAPI, _decode, _refusal, negotiate
+from dayfly.engine_api import NEWEST_API, EngineAPI, _decode, negotiate
 
 
 class Host:
@@ -300,8 +301,8 @@ named = pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: f"{kind.__modu
 
 @named
 async def test_every_exception_of_others_under_a_call_is_engine_unreachable(kind: type[Exception]) -> None:
-    engine = EngineAPI("tcp://engine")
-    with pytest.raises(EngineUnreachable, match="GET /x"), engine._bounded("GET /x", 5):
+    connection = Connection(resolve("tcp://engine"), 30)
+    with pytest.raises(EngineUnreachable, match="GET /x"), connection._bounded("GET /x", 5):
         raise made(kind)
 
 
@@ -334,7 +335,7 @@ class Broken:
 async def test_every_exception_of_others_under_an_attached_stream_is_engine_unreachable(kind: type[Exception], status: int) -> None:
     broken: Any = Broken(made(kind))
     broken.status_code = status
-    stream = AttachedStream(broken, "c0ffee")
+    stream = AttachedStream(broken, broken, "c0ffee")
     for use in (stream.read, lambda: stream.write(b"x")):
         with pytest.raises(EngineUnreachable, match="the attached stream of c0ffee broke"):
             await use()
@@ -343,22 +344,22 @@ async def test_every_exception_of_others_under_an_attached_stream_is_engine_unre
 
 
 async def test_our_own_errors_and_a_programmers_pass_through() -> None:
-    engine = EngineAPI("tcp://engine")
+    connection = Connection(resolve("tcp://engine"), 30)
     for error in (EngineRefused("x", status=500), EngineError("x"), ZeroDivisionError(), KeyboardInterrupt()):
-        with pytest.raises(type(error)) as caught, engine._bounded("GET /x", 5):
+        with pytest.raises(type(error)) as caught, connection._bounded("GET /x", 5):
             raise error
         assert caught.value is error
 
 
 async def test_a_call_that_takes_too_long_is_engine_unreachable_and_says_how_long() -> None:
-    engine = EngineAPI("tcp://engine")
-    with pytest.raises(EngineUnreachable, match=r"GET /x: no answer .* within 0\.01 s"), engine._bounded("GET /x", 0.01):
+    connection = Connection(resolve("tcp://engine"), 30)
+    with pytest.raises(EngineUnreachable, match=r"GET /x: no answer .* within 0\.01 s"), connection._bounded("GET /x", 0.01):
         await anyio.sleep(30)
 
 
 async def test_the_cancellation_of_a_caller_is_no_error_of_the_engines() -> None:
-    engine = EngineAPI("tcp://engine")
-    with anyio.move_on_after(0.01) as scope, engine._bounded("GET /x", 30):
+    connection = Connection(resolve("tcp://engine"), 30)
+    with anyio.move_on_after(0.01) as scope, connection._bounded("GET /x", 30):
         await anyio.sleep(30)
     assert scope.cancelled_caught
 
