@@ -144,9 +144,9 @@ def _shared(implementation: adapter.Implementation, seen: Marked, settings: Mapp
 
 
 @pytest.fixture(scope="session")
-def box(implementation: adapter.Implementation, oracle: Oracle, image: str, refusal: str) -> Iterator[Box]:
-    """A sandbox for all tests that only run programs. Default settings but for its size."""
-    yield from _shared(implementation, oracle.mark(image), {"pool_size": 2}, refusal)
+def box(implementation: adapter.Implementation, oracle: Oracle, image: str, refusal: str, gvisor: bool) -> Iterator[Box]:
+    """A sandbox for all tests that only run programs. Default settings but for its size, and for the memory that gVisor's kernel takes."""
+    yield from _shared(implementation, oracle.mark(image), {"pool_size": 2, **({"memory_limit_mb": 150} if gvisor else {})}, refusal)
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,8 @@ class Ledger:
         self._waiting: deque[Ticket] = deque()
         self._given: deque[float] = deque()  # when members were given away that are not to be replaced yet
         self._next = 0
-        self._failures = 0
+        self._failing = False
+        self._patience = 0  # failures since a member was last of use to anybody
         self._resume_at = float("-inf")
 
     def ask(self, now: float) -> Ticket:
@@ -99,7 +100,7 @@ class Ledger:
         if self._members.get(key) is State.MAKING:
             self._members[key] = State.WARM
             self._warm.append(key)
-            self._failures = 0
+            self._failing = False
             self._resume_at = float("-inf")
 
     def ending(self, key: int) -> None:
@@ -114,8 +115,10 @@ class Ledger:
         state = self._members.pop(key, State.ENDING)
         # One failure per window: fifty members that die of one cause are one failure.
         if state in (State.MAKING, State.WARM) and now >= self._resume_at:
-            self._resume_at = now + min(BACKOFF_FIRST * 2**self._failures, BACKOFF_MOST)
-            self._failures = min(self._failures + 1, 16)
+            # Where members become ready and die at once, each `made` ends the failures: it is their use that says all is well.
+            self._resume_at = now + min(BACKOFF_FIRST * 2**self._patience, BACKOFF_MOST)
+            self._patience = min(self._patience + 1, 16)
+            self._failing = True
 
     def close(self) -> None:
         """Nothing is made or given any more; every waiter is answered with nothing."""
@@ -128,6 +131,7 @@ class Ledger:
             ticket, key = self._waiting.popleft(), self._warm.popleft()
             ticket.member = key
             self._members[key] = State.BUSY
+            self._patience = 0
             self._given.append(now)
             plan.answered.append(ticket)
         # All wait equally long, so the first in the queue is the first to expire.
@@ -165,7 +169,7 @@ class Ledger:
     @property
     def failing(self) -> bool:
         """True from a member that could not be made, or died unused, to the next one that was made."""
-        return self._failures > 0
+        return self._failing
 
     def _replace(self, now: float) -> None:
         """Forget the hand-overs whose members may be replaced."""
@@ -179,7 +183,7 @@ class Ledger:
             return 0
         making = self.count(State.MAKING)
         # While making fails, one at a time tries whether it works again.
-        at_once = 1 if self._failures else self.max_making
+        at_once = 1 if self._failing else self.max_making
         return min(self.size - len(self._warm) - len(self._given) - making, self.max_alive - self.alive, at_once - making)
 
     def _to_make(self, now: float) -> int:

@@ -450,6 +450,31 @@ def test_one_success_ends_the_backing_off() -> None:
     assert len(book.plan(0).make) == 1
 
 
+def test_members_that_die_as_soon_as_they_are_ready_are_made_ever_more_seldom_until_one_is_used() -> None:
+    book, now, pauses = ledger(1), 0.0, []
+
+    def one_dies(plan: Plan) -> None:
+        nonlocal now
+        (key,) = plan.make
+        book.made(key)
+        assert not book.failing
+        book.gone(key, now)
+        wake_at = book.plan(now).wake_at
+        assert wake_at is not None
+        pauses.append(round(wake_at - now, 6))
+        now = wake_at
+
+    for _ in range(7):
+        one_dies(book.plan(now))
+    (key,) = book.plan(now).make
+    book.made(key)
+    book.ask(now)
+    plan = book.plan(now)
+    assert plan.answered
+    one_dies(plan)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.1]
+
+
 def test_fifty_members_that_die_of_one_cause_are_one_failure() -> None:
     book = ledger(50, max_alive=50, max_making=50)
     for key in warm(book):
