@@ -243,6 +243,15 @@ def streams(stage: Stage) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+IMPORTS = [
+    ("import_ms", "", "dayfly"),
+    ("foundations_ms", "", "asyncio, anyio.from_thread, msgspec"),
+    # As on a host that has only what dayfly needs: httpx would import trio too, if it is there.
+    ("first_engine_ms", "import dayfly, sys; sys.modules['trio'] = None; ", "dayfly.connection"),
+]
+"""What is timed: a name, what goes before it, what is imported."""
+
+
 def footprint(stage: Stage) -> dict[str, Any]:
     """Memory and descriptors with pools of several sizes; time of `import dayfly`."""
     found: dict[str, Any] = {}
@@ -252,13 +261,13 @@ def footprint(stage: Stage) -> dict[str, Any]:
         with stage.on("dayfly async", size) as worker:
             meters.settle()
             found[str(size)] = {**worker("footprint"), "machine_kb": before - meters.available_kb()}
-    # As on a host that has only what dayfly needs: httpx would import trio too, if it is there.
-    program = "import sys, time; sys.modules['trio'] = None; t = time.perf_counter(); import dayfly; print((time.perf_counter() - t) * 1e3)"
-    found["import_ms"] = []
-    for _ in range(stage.sizes.imports):
-        meters.settle()
-        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-        found["import_ms"].append(float(done.stdout))
+    for name, before, modules in IMPORTS:
+        program = f"{before}import time; t = time.perf_counter(); import {modules}; print((time.perf_counter() - t) * 1e3)"
+        found[name] = []
+        for _ in range(stage.sizes.imports):
+            meters.settle()
+            done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+            found[name].append(float(done.stdout))
     return found
 
 

@@ -166,7 +166,11 @@ def _footprint(memory: dict[str, Any]) -> str:
             )
             rows.append(f"{size} | {row['host_kb'] / 1e3:.1f} | {row['descriptors']} | {container} | {row['machine_kb'] / 1e3:.0f}")
     head = "pool | host process | its descriptors | a container's cgroup | its processes (PSS) | its shim (PSS) | the machine, all in"
-    return _rows("## Footprint, MB", head, rows) + f"\n\n`import dayfly`: {median(memory['import_ms']):.0f} ms."
+    took = {name: median(values) for name, values in memory.items() if name.endswith("_ms")}
+    return _rows("## Footprint, MB", head, rows) + (
+        f"\n\n`import dayfly`: {took['import_ms']:.0f} ms, of which asyncio, anyio and msgspec take {took['foundations_ms']:.0f}"
+        f" by themselves; httpx comes with the first engine, in {took['first_engine_ms']:.0f} ms."
+    )
 
 
 def _growth(growth: dict[str, Any]) -> str:
