@@ -56,7 +56,7 @@ def versions(path: str, image: str, peers: str | None) -> dict[str, str]:
         "Docker Engine": version["Version"],
         "runtime": info["DefaultRuntime"],
         "storage": info["Driver"],
-        "kernel": info["KernelVersion"],
+        "kernel": info["KernelVersion"].partition("-")[0],
         "processors": str(info["NCPU"]),
         "cgroup": str(info.get("CgroupVersion")),
         "image": image,

@@ -44,7 +44,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Start the report."""
-    config.addinivalue_line("markers", "clause(*ids): the clauses that the test judges")
     report = Report(config)
     config.pluginmanager.register(report, "conformance-report")
     if config.option.report and not config.option.xmlpath:

@@ -1,6 +1,6 @@
-"""Makes the table of `RESULTS.md` from the reports: one column for each, in the order given.
+"""Makes `RESULTS.md` from the reports: one column for each, in the order given; pages in Markdown (the soak's) are put behind.
 
-python -m conformance.engines.results build/conformance/*.json > conformance/RESULTS.md
+python -m conformance.engines.results build/conformance/*.json build/soak.md > conformance/RESULTS.md
 """
 
 from __future__ import annotations
@@ -51,8 +51,12 @@ def lines(reports: list[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Print the page."""
-    reports = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+    files = [Path(name) for name in sys.argv[1:]]
+    reports = [json.loads(file.read_text()) for file in files if file.suffix == ".json"]
     print("\n".join(lines(reports)))  # noqa: T201
+    for file in files:
+        if file.suffix == ".md":
+            print(f"\n## {file.stem.capitalize()}\n\n{file.read_text()}", end="")  # noqa: T201
 
 
 if __name__ == "__main__":

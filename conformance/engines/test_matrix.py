@@ -1,6 +1,6 @@
 """The suite on other engines, one column each: brought up by pytest-docker and compose.yaml, judged by a suite in a process of its own.
 
-    python -m pytest -c conformance/pytest.toml conformance/engines/test_matrix.py -s [-k docker-26]
+    python -m pytest -c conformance/pytest.toml --noconftest conformance/engines/test_matrix.py -s [-k docker-26]
 
 Fails where a column fails. The reports are left in build/conformance/, where `python -m conformance.engines.results` makes RESULTS.md of them.
 """

@@ -183,7 +183,7 @@ class Container:
 
     async def _serve(self) -> None:
         """Read until the end, handing on what comes. The errors of a container in use go to its user."""
-        failure: Exception | None = PoolClosed("the sandbox was closed while the program was running")
+        failure: Exception | None = PoolClosed("the sandbox was closed while the program was running", delivered=True)
         try:
             while self._dialogue.state is not State.DONE and await self._read():
                 self._dispatch()

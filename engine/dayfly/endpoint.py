@@ -71,7 +71,7 @@ def resolve(docker_host: str | None = None, *, environ: Mapping[str, str] = os.e
     if context and context != "default":
         return _from_context(context, config)
     rootless = [Path(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "docker.sock", home / ".docker/run/docker.sock"]
-    found = next((path for path in [Path(system_socket), *rootless] if path.exists()), Path(system_socket))
+    found = next((path for path in [Path(system_socket), *rootless] if _exists(path)), Path(system_socket))
     return Endpoint(address=f"unix://{found}", socket=str(found))
 
 
@@ -96,18 +96,25 @@ def _parse(address: str, source: str, environ: Mapping[str, str], config: Path) 
     tls: str | None = None
     if verify or scheme == "https" or environ.get("DOCKER_CERT_PATH"):
         # The Docker client looks for its certificates in the configuration's own folder where no other is named.
-        default = str(config) if (config / "ca.pem").exists() or (config / "cert.pem").exists() else ""
+        default = str(config) if _exists(config / "ca.pem") or _exists(config / "cert.pem") else ""
         tls = environ.get("DOCKER_CERT_PATH") or default
         verify = verify or scheme == "https"
     port = port or (2375 if tls is None else 2376)
     return Endpoint(address=address, host=f"[{host}]" if ":" in host else host, port=port, tls=tls, tls_verify=verify)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a folder that is closed to this user
+        return False
+
+
 def _current_context(config: Path) -> str | None:
     try:
         settings = json.loads((config / "config.json").read_bytes())
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # a service may have a home that is closed to it; the Docker client goes on without one, too
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the Docker client's settings in {config / 'config.json'}: {error}; set DOCKER_HOST") from error
     name = settings.get("currentContext") if isinstance(settings, dict) else None

@@ -5,7 +5,7 @@
     │   ├── EngineUnreachable    no answer in time, or no connection
     │   ├── EngineRefused        it answered, and said no
     │   └── ImageMissing         it has no such image
-    ├── PoolError                no container could be had
+    ├── PoolError                the pool had no container, or is no more
     │   ├── PoolClosed           the sandbox is closed, or was not initialized
     │   ├── PoolTimeout          none became free in time
     │   └── PoolFull             too many callers are waiting already
@@ -60,11 +60,15 @@ class ImageMissing(EngineError):
 
 
 class PoolError(DayflyError):
-    """No container could be had for the run. The code was not handed over."""
+    """The pool had no container for the run, or was closed. `delivered` (bool) as with SandboxError."""
+
+    def __init__(self, message: str, *, delivered: bool = False) -> None:
+        super().__init__(message)
+        self.delivered = delivered
 
 
 class PoolClosed(PoolError):
-    """The sandbox is closed, being closed, not yet initialized, or belongs to another process."""
+    """The sandbox is closed, being closed, not yet initialized, or belongs to another process. Delivered if it ended the run."""
 
 
 class PoolTimeout(PoolError):

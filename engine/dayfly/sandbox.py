@@ -279,7 +279,7 @@ class AsyncSandbox:
         return await self._run(request(job, self.limits, timeout_ms=self.timeout_ms, python=self.python), on_output, on_start)
 
     async def stream(self, code: str | Job | Mapping[str, Any], **options: Any) -> AsyncIterator[Piece | Result]:
-        """Like `run`, and yield each Piece of output as it arrives, and the Result last.
+        """Like `run`, and yield each Piece of output as it arrives, and the Result last. Takes what `run` takes but its callbacks.
 
         Leaving the loop early ends the program and its container; close the iterator then (`contextlib.aclosing`), as with any
         async generator.

@@ -18,5 +18,5 @@ def runtime(request: pytest.FixtureRequest, engine: Engine) -> str:
     status, info = engine.call("GET", "/info")
     assert status == 200
     if name not in info["Runtimes"]:
-        pytest.fail(f"the engine has no runtime {name}: run  make runtimes,  or name those that it has in DAYFLY_TEST_RUNTIMES")
+        pytest.fail(f"the engine has no runtime {name}: run  tools/runtimes,  or name those that it has in DAYFLY_TEST_RUNTIMES")
     return name

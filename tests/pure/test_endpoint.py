@@ -273,6 +273,18 @@ def test_a_context_brings_its_own_tls_and_no_variable_changes_it(host: Host, mor
     assert (endpoint.tls, endpoint.tls_verify) == (str(material), verify)
 
 
+def test_a_home_that_is_closed_to_this_user_is_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a systemd unit with ProtectHome has it."""
+
+    def closed(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    monkeypatch.setattr(Path, "exists", closed)
+    assert host.resolve().socket == str(host.system)
+    assert host.resolve("tcp://engine", DOCKER_TLS_VERIFY="1").tls == ""
+
+
 def test_a_context_without_tls_is_plain(host: Host) -> None:
     host.context("c", to("tcp://engine:2375"))
     assert host.resolve(DOCKER_CONTEXT="c", DOCKER_CERT_PATH="/other", DOCKER_TLS_VERIFY="1").tls is None

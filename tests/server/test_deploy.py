@@ -38,6 +38,8 @@ def test_the_unit_gives_a_stop_enough_time_and_the_user_no_more_than_the_socket(
     assert int(service["TimeoutStopSec"]) > load(str(DEPLOY / "server.toml"), {}, {}).drain_seconds + 15
     assert flags_of(service["ExecStart"]) == {"config": "/etc/dayfly/server.toml"}
     assert service["ExecStartPre"].endswith("--check-config")
+    # Its home is closed to it, so the engine must be named.
+    assert (service["ProtectHome"], service["Environment"]) == ("yes", "DOCKER_HOST=unix:///var/run/docker.sock")
 
 
 def test_the_compose_file_asks_for_flags_that_there_are() -> None:

@@ -24,7 +24,7 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "no chromium: run  make setup"
+    assert CHROMIUM, "no chromium: run  tools/host test"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

@@ -1,9 +1,9 @@
 """What goes wrong, as application/problem+json (RFC 9457). One table from exceptions to answers; nothing else decides a status.
 
 A client can rely on `type`: a 429 is its own doing (`rate-exceeded`, `concurrency-exceeded`), a 503 the server's (`queue-full`,
-`queue-timeout`, `not-ready`, `overloaded`, `stopping`), and both carry Retry-After. `delivered` says whether the program may have run.
-The member `error` repeats `detail` under the name that clients of code-execution-api-demo read. What an engine said is for the log, not
-for clients: it may name paths and hosts.
+`queue-timeout`, `not-ready`, `overloaded`, `sandbox-failed`), and both carry Retry-After. `delivered` says whether the program may have
+run. The member `error` repeats `detail` under the name that clients of code-execution-api-demo read. What an engine said is for the log,
+not for clients: it may name paths and hosts.
 """
 
 from __future__ import annotations
@@ -91,9 +91,12 @@ def problem(error: BaseException) -> Problem:  # noqa: PLR0911 - a table
             return Problem(429, "rate-exceeded", "Too many runs for this key", str(error), retry_after=error.retry_after)
         case ConcurrencyExceeded():
             return Problem(429, "concurrency-exceeded", "Too many runs at once for this key", str(error), retry_after=error.retry_after)
+        case PoolClosed(delivered=True):
+            detail = "the server was stopped while the program was running"
+            return Problem(502, "container-lost", "The container was lost", detail, delivered=True)
         case NotReady() | PoolClosed():
             detail = str(error) if isinstance(error, NotReady) else "the sandbox is being closed"
-            return Problem(503, "not-ready", "The sandbox is not ready", detail, retry_after=2, delivered=None)
+            return Problem(503, "not-ready", "The sandbox is not ready", detail, retry_after=2, delivered=False)
         case PoolFull():
             return Problem(503, "queue-full", "The queue is full", "too many runs are waiting already", retry_after=1, delivered=False)
         case PoolTimeout():
