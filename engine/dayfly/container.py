@@ -51,6 +51,8 @@ LINGER = 1.0
 """Seconds from `exit` to the end of the stream, before the container is removed by force."""
 AUTOPSY = 5.0
 """Seconds that the engine has to say what a container died of. It takes milliseconds, if it is not busy."""
+OOM_NEWS = 0.5
+"""Seconds from a container's death that the engine has to say that it was for want of memory: that news comes another way, and later."""
 STDERR_KEPT = 2_000
 UID_TRIES = 50
 
@@ -290,16 +292,21 @@ class Container:
     async def _autopsy(self, running: Running, wall_ms: float) -> Result:
         """The stream ended without an `exit`: ask the engine's memory of events what became of the container."""
         happened: dict[str, Any] = {}
+        code = ""
         deadline = time.monotonic() + AUTOPSY
         # A program that runs out of memory again and again keeps the engine busy with the news of it; the death is the last of them.
-        while "die" not in happened and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             try:
                 for event in await self._engine.events(self.id, since=1, until=time.time()):
-                    happened[str(event.get("Action", event.get("status")))] = event
+                    happened.setdefault(str(event.get("Action", event.get("status"))), event)
             except EngineError:
                 break
+            if "die" in happened and not code:
+                code = msgspec.json.encode(happened["die"].get("Actor", {}).get("Attributes", {}).get("exitCode")).decode().strip('"')
+                deadline = min(deadline, time.monotonic() + OOM_NEWS)
+            if code and (code != "137" or "oom" in happened or "kill" in happened):
+                break
             await anyio.sleep(0.02)
-        code = msgspec.json.encode(happened.get("die", {}).get("Actor", {}).get("Attributes", {}).get("exitCode")).decode().strip('"')
         if "oom" in happened and "kill" not in happened and code == "137":
             # The kernel had nothing left to kill but the runner: the program had filled tmpfs, say.
             return running.recorder.result(None, Outcome.OUT_OF_MEMORY, wall_ms=wall_ms)

@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from dayfly import AsyncSandbox, ContainerLost, EngineError, EngineUnreachable, Outcome, Sandbox
+from dayfly import AsyncSandbox, ContainerLost, EngineError, EngineUnreachable, Outcome, Result, Sandbox
 
 from . import proxy as faults
 from .conftest import Oracle, eventually
@@ -64,6 +64,27 @@ async def test_a_clock_that_jumps_changes_no_deadline(monkeypatch: pytest.Monkey
             assert pieces[-1].outcome is Outcome.OK and pieces[-1].wall_ms < 5_000  # type: ignore[union-attr]
         late = await sandbox.run("while True: pass", timeout_ms=200)
         assert late.outcome is Outcome.TIMEOUT and late.wall_ms >= 199
+
+
+async def test_the_news_of_want_of_memory_may_come_after_that_of_the_death(oracle: Oracle, proxy: Proxy) -> None:
+    """Seen with gVisor, once in forty: a container that the kernel had killed was reported as lost."""
+    death = b'{"Action":"die","Actor":{"Attributes":{"exitCode":"137"}}}\n'
+    asked = 0
+
+    async def tell(call: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        await faults.reply(200, death if asked < 4 else death + b'{"Action":"oom"}\n')(call)
+
+    proxy.fault("events", tell)
+    async with AsyncSandbox(docker_host=proxy.address) as sandbox:
+        items = []
+        async for item in sandbox.stream(ENDLESS):
+            items.append(item)
+            for row in oracle.mine():
+                oracle.call("POST", f"/containers/{row['Id']}/kill")
+    assert isinstance(items[-1], Result) and items[-1].outcome is Outcome.OUT_OF_MEMORY
+    assert (items[-1].stdout, asked) == ("begun", 4)
 
 
 async def test_a_slow_start_is_not_billed_to_the_program(proxy: Proxy) -> None:
