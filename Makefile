@@ -53,7 +53,7 @@ $(VENV)/installed: pyproject.toml engine/dayfly/_version.py
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,dev]'
 	@touch $@
 
-# Speed, side by side with others, who are installed from the package index: a quarter of an hour, on an otherwise idle machine.
+# Speed, side by side with others, who are installed from the package index: about ten minutes, on an otherwise idle machine.
 bench: setup $(VENV)/bench
 	@$(BIN)/python -m benchmarks
 

@@ -229,7 +229,7 @@ def plots(found: Found, folder: Path) -> list[Path]:
 
 def _save(figure: Any, axes: Any, path: Path) -> Path:
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     return path
