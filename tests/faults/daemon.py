@@ -106,6 +106,11 @@ class Daemon:
                     found.append(int(entry.name))
         return found
 
+    @staticmethod
+    def waits_for_a_program(pid: int) -> bool:
+        """Whether a process is a runner that has been given none: it would have written it to a file."""
+        return b"dayfly_runner" in Path(f"/proc/{pid}/cmdline").read_bytes() and not Path(f"/proc/{pid}/root/sandbox/main.py").exists()
+
     def kill_shims(self) -> None:
         for pid in self._processes("containerd-shim-runc-v2"):
             with contextlib.suppress(ProcessLookupError):
