@@ -6,19 +6,23 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, Limits, Outcome, PoolClosed, PoolFull, PoolTimeout, Sandbox
+from dayfly.sandbox import _Home
 
 Oracle = Callable[..., Any]
 FOREVER = "import os, time\nos.write(1, b'begun\\n')\ntime.sleep(3600)"
@@ -107,6 +111,28 @@ async def test_close_ends_runs_and_waiters_with_pool_closed(oracle: Oracle) -> N
     with pytest.raises(PoolClosed):
         await sandbox.run("print(1)")
     await sandbox.close()
+
+
+async def test_an_end_in_the_moment_of_a_read_says_nothing_to_the_event_loop(tmp_path: Path) -> None:
+    """Asyncio's exception handler would have an InvalidStateError to log, which fails any test here."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        async def live(started: Callable[[], None]) -> None:
+            async with await anyio.connect_unix(tmp_path / "s") as stream:
+                started()
+                await stream.receive()
+
+        for _ in range(5):
+            home = _Home(live)
+            await home.started()
+            other, _ = listener.accept()
+            with other:
+                await anyio.wait_all_tasks_blocked()
+                other.send(b"x")
+                await anyio.lowlevel.checkpoint()  # in the next pass of the loop, this task comes before the bytes
+                await home.end()
 
 
 async def test_initialize_in_one_task_and_close_in_another() -> None:

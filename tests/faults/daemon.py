@@ -107,9 +107,26 @@ class Daemon:
         return found
 
     @staticmethod
-    def waits_for_a_program(pid: int) -> bool:
-        """Whether a process is a runner that has been given none: it would have written it to a file."""
-        return b"dayfly_runner" in Path(f"/proc/{pid}/cmdline").read_bytes() and not Path(f"/proc/{pid}/root/sandbox/main.py").exists()
+    def runs(pid: int) -> str:
+        """A process's command line; empty if it is no more."""
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def has_no_program(self, pid: int) -> bool:
+        """Whether a container's first process is a runner that was given nothing to run, or the engine's own before it is even that."""
+        what = self.runs(pid)
+        if what in ("", "runc init"):  # gone by now, or waiting for the engine's word to become what the container is for
+            return True
+        return "dayfly_runner" in what and not Path(f"/proc/{pid}/root/sandbox/main.py").exists()
+
+    def kill_programs(self) -> None:
+        """End what is in containers of ours, and their shims."""
+        for pid in self.programs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.kill_shims()
 
     def kill_shims(self) -> None:
         for pid in self._processes("containerd-shim-runc-v2"):
@@ -137,7 +154,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self.kill_shims()
+        self.kill_programs()
         self._end_containerd()
         self._log.close()
         roots = (str(self._folder), str(self._socket_folder))
