@@ -49,12 +49,13 @@ async def test_initialize_survives(site: str, proxy: Proxy, oracle: Oracle, subt
         with subtests.test(name), anyio.fail_after(BOUND):
             proxy.fault(site, fault)
             before = proxy.hit[site]
-            try:
-                async with AsyncSandbox(docker_host=proxy.address, queue_timeout_ms=3_000) as sandbox:
-                    assert (await sandbox.run("print(1)")).stdout == "1\n"
-            except DayflyError as error:
-                assert str(error)
-            assert proxy.hit[site] > before
+            # An engine that is late at another site, with these short deadlines, keeps one from coming to this one.
+            while proxy.hit[site] == before:
+                try:
+                    async with AsyncSandbox(docker_host=proxy.address, queue_timeout_ms=3_000) as sandbox:
+                        assert (await sandbox.run("print(1)")).stdout == "1\n"
+                except DayflyError as error:
+                    assert str(error)
             await eventually(lambda: not oracle.mine())
     assert set(proxy.seen) <= set(faults.SITES)
 
