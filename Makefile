@@ -3,7 +3,8 @@
 #   make test   set up what is missing, then lint, types and the whole test suite on the real engine
 # Beside them: make setup (their common part, quick when nothing is to do) and make clean; and two tests that take their time:
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
-#   make fuzz SECONDS=600  coverage-guided fuzzing of all that reads bytes from the other side, that long for each target
+#   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of all that reads bytes from the other side,
+#                          that long for each target
 # BASE=python:3.13-slim builds the runner image from an image instead of Debian's packages.
 
 VENV := .venv
@@ -37,6 +38,7 @@ soak: setup
 	@$(BIN)/python -m tests.soak --runs $(or $(RUNS),500) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(REPORT),--report $(REPORT))
 
 fuzz: $(VENV)/installed
+	@DAYFLY_TEST_EXAMPLES=search $(BIN)/pytest tests/pure tests/runner/test_codec.py
 	@$(BIN)/pip install --quiet --disable-pip-version-check atheris
 	@for target in host stdcopy runner; do \
 		$(BIN)/python tests/fuzz/codecs.py $$target build/fuzz/$$target -max_total_time=$(or $(SECONDS),60) || exit 1; done

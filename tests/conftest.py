@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dayfly import __version__
 
@@ -26,6 +27,12 @@ ON_THE_ENGINE = frozenset({"engine", "attacks", "faults", "server"})
 """Folders of tests after which no container may be left."""
 GONE_WITHIN = 3.0
 """Seconds. The engine takes a tenth of that to remove a container on an idle machine."""
+
+# A property is tested for what it says, not for how fast it can be shown, nor by luck: the same examples each time, so that a change
+# fails for what it changed. New ones are looked for by `make fuzz`.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", settings.get_profile("steady"), derandomize=False, max_examples=3_000)
+settings.load_profile(os.environ.get("DAYFLY_TEST_EXAMPLES", "steady"))
 
 
 class Engine:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dayfly import Outcome, Piece, Result, Stats
@@ -56,6 +56,7 @@ def test_text_and_bytes_are_those_of_each_stream_whole(pieces: list[tuple[Stream
 
 
 @given(PIECES)
+@example([("stdout", b"\xed\xa0")])
 def test_what_is_streamed_is_what_the_result_has_but_for_a_character_that_never_ended(pieces: list[tuple[Stream, bytes]]) -> None:
     made = Recorder(stdout_limit=10**6, stderr_limit=10**6)
     live = [made.output(Output(stream=stream, data=data)) for stream, data in pieces]
@@ -67,7 +68,8 @@ def test_what_is_streamed_is_what_the_result_has_but_for_a_character_that_never_
     for stream, text in (("stdout", whole.stdout), ("stderr", whole.stderr)):
         part = "".join(piece.text for piece in live if piece.stream == stream)
         assert text.startswith(part)
-        assert len(text) - len(part) <= 1
+        # Held back as the beginning of a character; two where it turns out to have been of a surrogate, which UTF-8 does not have.
+        assert len(text) - len(part) <= 2
 
 
 @pytest.mark.parametrize("text", ["\u00e4\u20ac\U0001f600", "plain", ""])
