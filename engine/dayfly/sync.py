@@ -181,7 +181,7 @@ class _Loop:
 
 
 def _cancel(future: Future[Any]) -> None:
-    """Cancel a call that is still under way, and wait until it is over: its container is let go by then."""
+    """Cancel a call that is still under way, and return when the loop has been told so: its container ends at once, by itself."""
     if not future.done():
         future.cancel()
 
