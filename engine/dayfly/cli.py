@@ -36,7 +36,7 @@ except ModuleNotFoundError as missing:
 import anyio
 import msgspec
 
-from . import reaper
+from . import orphans
 from ._version import __version__
 from .engine_api import EngineAPI
 from .errors import DayflyError
@@ -298,8 +298,8 @@ def clean(*, docker_host: DockerHost = None) -> None:
 
     async def work() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         async with EngineAPI(docker_host) as engine:
-            gone = await reaper.reap(engine)
-            return gone, [row for row in await reaper.leftovers(engine) if row.get("State") != "removing"]
+            gone = await orphans.reap(engine)
+            return gone, [row for row in await orphans.find(engine) if row.get("State") != "removing"]
 
     with _told(1):
         gone, left = anyio.run(work)

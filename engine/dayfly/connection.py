@@ -11,11 +11,12 @@ one byte a second would pass any per-read time-out. And an attached stream that 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import anyio
@@ -40,6 +41,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, deadline: float) -> None:
         self._endpoint = endpoint
         self._deadline = deadline
+        self._longest = float("inf")
         self._under_way: set[anyio.CancelScope] = set()
         self._streams: weakref.WeakSet[AttachedStream] = weakref.WeakSet()
         # httpx would make a context of its own for each transport, even for plain connections.
@@ -53,7 +55,7 @@ class Connection:
 
     def hurry(self, seconds: float) -> None:
         """Let no request, under way or to come, last longer than this from now on."""
-        self._deadline = min(self._deadline, seconds)
+        self._longest = min(self._longest, seconds)
         for scope in self._under_way:
             scope.deadline = min(scope.deadline, anyio.current_time() + seconds)
 
@@ -82,6 +84,34 @@ class Connection:
         with self._bounded(name, deadline):
             response = await self._send(self._transport, method, target, content, headers)
             return await self._answer(name, response, expect)
+
+    @asynccontextmanager
+    async def lines(self, target: str, *, name: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Make a request whose answer has no end, and yield its lines. The caller bounds it in time.
+
+        Raises what `request` raises, and EngineUnreachable when the connection breaks.
+        """
+        transport = self._new_transport()
+        try:
+            response = await self._send(transport, "GET", target, None, None)
+            if response.status_code != 200:
+                await self._answer(name, response, ())
+            yield self._split(response)
+        except _FOREIGN as error:
+            raise EngineUnreachable(f"{name}: {self._why(error)}") from error
+        finally:
+            with anyio.move_on_after(1, shield=True):
+                await transport.aclose()
+
+    @staticmethod
+    async def _split(response: httpx.Response) -> AsyncIterator[bytes]:
+        rest = b""
+        async for part in response.aiter_raw():
+            *lines, rest = (rest + part).split(b"\n")
+            for line in filter(None, lines):
+                yield line
+            if len(rest) > MAX_ANSWER:
+                raise EngineError(f"a line of the engine's answer is larger than {MAX_ANSWER:,} bytes")
 
     async def attach(self, target: str, *, name: str, container: str) -> AttachedStream:
         """Ask for the raw stream of a container, in both directions. Raises what `request` raises."""
@@ -133,18 +163,20 @@ class Connection:
 
     @contextmanager
     def _bounded(self, name: str, deadline: float | None) -> Any:
-        deadline = self._deadline if deadline is None else deadline
+        deadline = min(self._deadline if deadline is None else deadline, self._longest)
         try:
-            with anyio.fail_after(deadline) as scope:
+            # Not fail_after: its TimeoutError could not be told from the network's ETIMEDOUT.
+            with anyio.move_on_after(deadline) as scope:
                 self._under_way.add(scope)
                 try:
                     yield
                 finally:
                     self._under_way.discard(scope)
-        except TimeoutError:
-            raise EngineUnreachable(f"{name}: no answer from the engine at {self._endpoint.address} within {deadline:g} s") from None
         except _FOREIGN as error:
-            raise EngineUnreachable(f"{name}: {self._why(error)}") from error
+            sent = not isinstance(error, (httpx.ConnectError, httpcore.ConnectError))
+            raise EngineUnreachable(f"{name}: {self._why(error)}", sent=sent) from error
+        if scope.cancelled_caught:
+            raise EngineUnreachable(f"{name}: no answer from the engine at {self._endpoint.address} within {deadline:g} s")
 
     def _why(self, error: Exception) -> str:
         text = f"the engine at {self._endpoint.address} cannot be reached: {_text(error)}"
@@ -202,6 +234,17 @@ class AttachedStream:
             await self._network.write(data)
         except _FOREIGN as error:
             raise EngineUnreachable(f"the attached stream of {self._container} broke: {_text(error)}") from error
+
+    def readable(self) -> bool:
+        """Return whether bytes, or the end of the stream, can be read now."""
+        if self._socket is None:
+            return False
+        poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLIN)
+        except ValueError:  # closed
+            return False
+        return bool(poll.poll(0))
 
     def shut_down(self) -> None:
         """End both directions now, without waiting: the container reads the end of its stdin, and a pending `read` returns."""

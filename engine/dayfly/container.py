@@ -1,24 +1,29 @@
-"""One single-use container: create, attach, start, ready, run, gone.
+"""One container: create, attach, start, ready, run, gone.
 
-Owns a container's life and the truth about its end. Everything the container's side says is checked by `dialogue`; where the host
-knows better (its own clock, the engine's events) the host's word goes.
+Owns a container's life and the truth about its end. Everything that the container's side says is
+checked by `dialogue`; where the host knows better (the engine's events) the host's word counts.
 
-The order of things at an end is forced by the engine: an attached client that stops reading wedges every other call on its container,
-so the stream is shut down before anything else is asked of it. Shutting it down is a clean-up by itself: the runner reads the end
-of its stdin, exits, and the engine removes the container (StdinOnce, AutoRemove), with or without this process.
+The order of things at an end is forced by the engine: an attached client that stops reading wedges
+every other call on its container, so the stream is shut down before anything else is asked of it.
+Shutting it down is a clean-up by itself: the runner reads the end of its stdin and exits, and the
+engine removes the container (StdinOnce, AutoRemove), with or without this process.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
 from . import spec
+from .cleaner import Cleaner
+from .deadline import Deadline
 from .dialogue import Dialogue, State
 from .engine_api import EngineAPI
 from .errors import (
@@ -26,86 +31,119 @@ from .errors import (
     DayflyError,
     EngineError,
     EngineRefused,
+    EngineUnreachable,
     ImageMissing,
     PoolClosed,
     ProtocolViolation,
     RunnerMisbehaved,
-    SandboxError,
     StartFailed,
 )
-from .messages import Error, Exit, Message, Output, Ready, Run, RunnerFrame, Started
-from .reaper import Janitor
-from .result import Outcome, Piece, Recorder, Result, verdict
+from .events import Ended, Event
+from .ledger import Ledger
+from .messages import Error, Exit, Ready, Run, RunnerFrame, Started
+from .result import Outcome, verdict
 from .stdcopy import STDERR, StreamDecoder
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from .connection import AttachedStream
 
-GRACE = 0.075
-"""Seconds that the host gives the runner beyond the deadline to report a kill by itself, with its counters and the last output."""
+log = logging.getLogger("dayfly.container")
+
+GRACE = 0.25
+"""Seconds of silence beyond a deadline after which the host judges alone. The runner needs two periods
+of the CFS quota (0.1 s each) to report where the program's children compete with it."""
+GRACE_OF_A_QUOTA = 0.05
+"""Seconds, divided by `Limits.cpus`, that come on top: what the runner needs to report, at that quota."""
 START_GRACE = 5.0
-"""Seconds from handing a program over to the runner's word that it has started. Beyond it the container is lost, not the program late."""
+"""Seconds from handing a program over to `started`. Beyond it the container is lost, not the program late."""
 READY_DEADLINE = 30.0
-REMOVE_DEADLINE = 10.0
+"""Seconds from attach to `ready`."""
 LINGER = 1.0
 """Seconds from `exit` to the end of the stream, before the container is removed by force."""
-AUTOPSY = 5.0
+POST_MORTEM = 5.0
 """Seconds that the engine has to say what a container died of. It takes milliseconds, if it is not busy."""
-OOM_NEWS = 0.5
-"""Seconds from a container's death that the engine has to say that it was for want of memory: that news comes another way, and later."""
+OOM_DELAY = 0.5
+"""Seconds to wait for the `oom` event after `die`; it arrives separately."""
 STDERR_KEPT = 2_000
 UID_TRIES = 50
 
-OnOutput = Callable[[Piece], None]
 
+class Execution:
+    """One run in progress: an async iterator of events, filled by the container's own task.
 
-class Running:
-    """One run in progress, between `Container.run`, which waits, and the container's own task, which reads."""
+    It raises the error of the container, if there is one, in place of `Ended`. What waits in it is
+    bounded by the run's limits on output and messages.
+    """
 
-    def __init__(self, recorder: Recorder, on_output: OnOutput | None) -> None:
-        self.recorder = recorder
-        self.on_output = on_output
-        self.started = anyio.Event()
-        self.over = anyio.Event()
-        self.judged = anyio.Event()
-        self.exit: Exit | None = None
-        self.error: BaseException | None = None
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._error: Exception | None = None
+        self._over = False
+        self._wake = anyio.Event()
 
-    def finish(self, error: Exception | None) -> None:
-        """Nothing more will come."""
-        if self.exit is None:
-            self.error = self.error or error
-        self.started.set()
-        self.over.set()
+    def put(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
+        self._wake.set()
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Add no more. The first call counts."""
+        if not self._over:
+            self._over, self._error = True, error
+            self._wake.set()
+
+    def __aiter__(self) -> Execution:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._over:
+                raise self._error or StopAsyncIteration
+            self._wake = anyio.Event()
+            await self._wake.wait()
+        return self._events.popleft()
 
 
 class Container:
-    """One container. `live` is its life, in a task of its own; `run` is its one use, from any task of the same event loop."""
+    """One container. `live` is its life, in a task of its own; `run` may be called from any other."""
 
-    def __init__(self, engine: EngineAPI, blueprint: spec.Blueprint, janitor: Janitor, uids: range) -> None:
+    def __init__(self, key: int, blueprint: spec.Blueprint, uids: range, *, engine: EngineAPI, ledger: Ledger, cleaner: Cleaner) -> None:
+        self._key = key
         self._engine = engine
         self._blueprint = blueprint
-        self._janitor = janitor
         self._uids = uids
+        self._ledger = ledger
+        self._cleaner = cleaner
         self._dialogue = Dialogue(secrets.token_hex(16))
         self._demux = StreamDecoder()
         self._stream: AttachedStream | None = None
+        self._tasks: TaskGroup | None = None
         self._stderr = bytearray()
-        self._running: Running | None = None
-        self._frames: list[RunnerFrame] = []
-        self._ended = False
+        self._frames: deque[RunnerFrame] = deque()
+        self._ending = False
+        # The run in progress.
+        self._execution: Execution | None = None
+        self._deadline: Deadline | None = None
+        self._deadline_moved = anyio.Event()
+        self._request: Run | None = None
+        self._sent = False
+        self._started_at: float | None = None
+        self._exit: Exit | None = None
+        self._heard_at = 0.0
+        self._silent = False
         self.uid = 0
-        self.name = ""
         self.id = ""
         self.ready: Ready | None = None
 
     # Its life.
 
     async def live(self, on_warm: Callable[[Container], None], *, inspect: bool = False) -> None:
-        """Make the container, call `on_warm` when it can take a program, and return when it is gone.
+        """Create the container, call `on_warm` when it can take a program, return when it has ended.
 
-        Raises StartFailed, RunnerMisbehaved or an EngineError if it never became warm, and ContainerLost or RunnerMisbehaved if
-        it ended unused.
+        Raises StartFailed, RunnerMisbehaved or an EngineError if it never became warm, and
+        ContainerLost or RunnerMisbehaved if it ended before it was used.
         With `inspect`, what the engine made is read back and compared with what was asked for.
         """
         try:
@@ -119,23 +157,31 @@ class Container:
             await self._end()
 
     async def _create(self) -> None:
+        begun = time.monotonic()
         for _ in range(UID_TRIES):
-            # The engine keeps names unique, and so it keeps the uids of all live containers apart, whoever made them.
+            # The engine keeps names unique, and so it keeps the uids of all live containers apart,
+            # whichever process made them.
             self.uid = self._uids[secrets.randbelow(len(self._uids))]
-            self.name = f"dayfly-{self.uid}"
-            if not self._janitor.expect(self.name):  # one of this sandbox's own, which must not be disowned
-                self.name = ""
+            name = f"dayfly-{self.uid}"
+            if not self._ledger.claim(self._key, name):
                 continue
             try:
-                # Not to be cancelled, only bounded: the engine would go on, and whether there is a container would not be known.
+                # Bounded, but not cancelled: the engine would go on, and whether there is a container
+                # would not be known.
                 with anyio.CancelScope(shield=True):
-                    self.id = await self._engine.create(self.name, self._blueprint.body(self.uid))
-                return
+                    self.id = await self._engine.create(name, self._blueprint.body(self.uid))
             except (EngineRefused, ImageMissing) as error:
-                self._janitor.disown(self.name)
-                self.name = ""
+                self._ledger.unclaim(self._key)
                 if not isinstance(error, EngineRefused) or error.status != 409:
                     raise
+                continue
+            except EngineUnreachable as error:
+                if not error.sent:
+                    self._ledger.unclaim(self._key)
+                raise
+            self._ledger.created(self._key, self.id)
+            log.debug("%s: created as %s in %.0f ms", self.id[:12], name, (time.monotonic() - begun) * 1_000)
+            return
         raise StartFailed(
             f"no free uid was found in {self._uids.start}..{self._uids.stop - 1} in {UID_TRIES} tries; give a wider range (uids=)"
         )
@@ -143,10 +189,11 @@ class Container:
     async def _compare(self) -> None:
         found = spec.differences(self._blueprint.body(self.uid), await self._engine.inspect(self.id))
         if found:
-            raise StartFailed(f"the engine did not take over what was asked for: {'; '.join(found)}")
+            raise StartFailed(f"the engine ignored or changed what was asked for: {'; '.join(found)}")
 
     async def _start(self) -> None:
-        deadline = time.monotonic() + READY_DEADLINE
+        begun = time.monotonic()
+        deadline = begun + READY_DEADLINE
         started = False
         try:
             self._stream = await self._engine.attach(self.id)
@@ -156,6 +203,7 @@ class Container:
             await self._engine.start(self.id)
             started = True
             self._stream = await self._engine.attach(self.id)
+        log.debug("%s: attached", self.id[:12])
         await self._stream.write(self._dialogue.hello())
         if not started:
             try:
@@ -163,12 +211,22 @@ class Container:
             except EngineRefused as error:
                 raise StartFailed(f"the container could not be started: {error}") from error
         try:
-            with anyio.fail_after(max(0.0, deadline - time.monotonic())):
+            with anyio.move_on_after(max(0.0, deadline - time.monotonic())):
                 frame = await self._first_frame()
-        except TimeoutError:
-            raise StartFailed(f"the runner was not ready within {READY_DEADLINE:g} s{self._said()}") from None
+                self._check_ready(frame)
+                log.debug("%s: ready after %.0f ms", self.id[:12], (time.monotonic() - begun) * 1_000)
+                return
         except ProtocolViolation as error:
             raise RunnerMisbehaved(f"before it was ready: {error}", delivered=False) from error
+        raise StartFailed(f"the runner was not ready within {READY_DEADLINE:g} s{self._said()}")
+
+    async def _first_frame(self) -> RunnerFrame:
+        while not self._frames:
+            if not await self._read(self._frames.append):
+                raise StartFailed(f"the container ended before its runner was ready{self._said()}")
+        return self._frames.popleft()
+
+    def _check_ready(self, frame: RunnerFrame) -> None:
         if not isinstance(frame, Ready):
             said = f": {frame.message!r}" if isinstance(frame, Error) else ""
             raise StartFailed(f"the runner could not set itself up{said}")
@@ -177,173 +235,200 @@ class Container:
             raise StartFailed(f"the container is not what was asked for: {'; '.join(wrong)}")
         self.ready = frame
 
-    async def _first_frame(self) -> RunnerFrame:
-        while not self._frames:
-            if not await self._read():
-                raise StartFailed(f"the container ended before its runner was ready{self._said()}")
-        return self._frames.pop(0)
-
     async def _serve(self) -> None:
-        """Read until the end, handing on what comes. The errors of a container in use go to its user."""
+        """Read until the end, and turn what comes into events. The errors of a run go to its caller."""
         failure: Exception | None = PoolClosed("the sandbox was closed while the program was running", delivered=True)
         try:
-            while self._dialogue.state is not State.DONE and await self._read():
-                self._dispatch()
-            failure = None
-        except ProtocolViolation as error:
-            failure = RunnerMisbehaved(str(error), delivered=self._running is not None)
-        except EngineError as error:
-            failure = ContainerLost(str(error), delivered=self._running is not None)
+            async with anyio.create_task_group() as self._tasks:
+                try:
+                    failure = await self._read_to_end()
+                finally:
+                    self._tasks.cancel_scope.cancel()
         finally:
-            if self._running is not None:
-                self._running.finish(failure)
-        if self._running is None and not self._ended:
+            self._tasks = None
+            if self._execution is not None:
+                self._execution.finish(failure)
+        if self._execution is None and not self._ending:
             raise failure or ContainerLost(f"a warm container ended{self._said()}", delivered=False)
 
-    def _dispatch(self) -> None:
-        frames, self._frames = self._frames, []
-        running = self._running
-        for frame in frames:
-            match frame:
-                case Error(message=message) if running is None:
-                    raise ProtocolViolation(f"the runner cannot go on: {message!r}")
-                case _ if running is None:  # the dialogue's table has refused everything else already
-                    raise AssertionError(frame)
-                case Started():
-                    running.started.set()
-                case Output():
-                    piece = running.recorder.output(frame)
-                    if running.on_output is not None and running.error is None:
-                        try:
-                            running.on_output(piece)
-                        except BaseException as error:  # noqa: BLE001 - the caller's own: it gets it back from `run`
-                            running.error = error
-                            self.end()
-                case Message(data=data):
-                    running.recorder.message(data)
-                case Exit():
-                    running.exit = frame
-                case Error(message=message):
-                    running.error = running.error or ContainerLost(f"the runner cannot go on: {message!r}", delivered=True)
+    async def _read_to_end(self) -> Exception | None:
+        try:
+            for frame in self._frames:  # behind `ready` in the same bytes
+                self._take(frame)
+            while self._dialogue.state is not State.DONE and await self._read(self._take):
+                pass
+        except ProtocolViolation as error:
+            return RunnerMisbehaved(str(error), delivered=self._delivered())
+        except EngineError as error:
+            return ContainerLost(str(error), delivered=self._delivered())
+        if self._execution is None or self._exit is not None or self._dialogue.state is State.DONE:
+            return None
+        try:
+            self._execution.put(await self._judge())
+        except ContainerLost as error:
+            return error
+        return None
 
-    async def _read(self) -> bool:
+    def _take(self, frame: RunnerFrame) -> None:
+        run = self._execution
+        match frame:
+            case Error() if run is None:
+                raise ProtocolViolation("the runner cannot go on")
+            case _ if run is None:  # the dialogue's table has refused everything else already
+                raise AssertionError(frame)
+            case Error():
+                # Its text may be the program's, on gVisor. It is not repeated.
+                run.finish(ContainerLost("the runner reported that it cannot go on", delivered=self._started_at is not None))
+            case Exit():
+                self._exit = frame
+                run.put(Ended(frame, verdict(frame), frame.wall_ms))
+                run.finish()
+            case Started():
+                self._started_at = time.monotonic()
+                assert self._request is not None
+                # Queueing and start-up do not count towards the time-out, on this clock either.
+                grace = GRACE + GRACE_OF_A_QUOTA / self._blueprint.profile.limits.cpus
+                self._move_deadline(Deadline(self._started_at + self._request.timeout_ms / 1_000 + grace, grace))
+                run.put(frame)
+            case Ready():  # the dialogue has refused a second one
+                raise AssertionError(frame)
+            case _:
+                run.put(frame)
+
+    async def _read(self, take: Callable[[RunnerFrame], None]) -> bool:
         """Take in the next bytes; False at the end of the stream."""
         assert self._stream is not None
         data = await self._stream.read()
-        try:
-            pieces = self._demux.feed(data)
-        except ProtocolViolation as error:  # the header is the engine's own: its fault, not the container's
-            raise EngineError(str(error)) from error
-        for kind, payload in pieces:
+        self._heard_at = time.monotonic()
+        for kind, payload in self._pieces(data):
             if kind == STDERR:
                 self._stderr += payload[: STDERR_KEPT - len(self._stderr)]
-            else:
-                self._frames += self._dialogue.receive(payload)
+                continue
+            for frame in self._dialogue.receive(payload):
+                take(frame)
         return bool(data)
 
+    def _pieces(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
+        try:
+            yield from self._demux.feed(data)
+        except ProtocolViolation as error:  # the header is the engine's own: its fault, not the container's
+            raise EngineError(str(error)) from error
+
     def _said(self) -> str:
+        """What the runner, or the interpreter before it, wrote to stderr. The program never can."""
         text = self._stderr.decode(errors="replace").strip()
         return f"; its stderr says: {text!r}" if text else ""
 
-    # Its one use.
+    # Its use.
 
-    async def run(self, request: Run, on_output: OnOutput | None = None) -> Result:
-        """Run the one program. SandboxError if the container fails; what `on_output` raises. Cancelling it ends the container."""
-        if self._running is not None:
-            raise RuntimeError("a container serves one run")
-        running = Running(Recorder(stdout_limit=request.stdout_limit, stderr_limit=request.stderr_limit), on_output)
-        begun = time.monotonic()
+    async def run(self, request: Run) -> Execution:
+        """Hand one program over, and return its events.
+
+        Raises ContainerLost(delivered=False) if the container has ended already.
+        """
+        if self._execution is not None:
+            raise RuntimeError("a container runs one program at a time")
+        if self._ending or self._stream is None or self._tasks is None:
+            raise ContainerLost("the container ended just before its use", delivered=False)
+        payload = self._dialogue.run(request)
+        self._execution, self._request = Execution(), request
+        self._move_deadline(Deadline(time.monotonic() + START_GRACE, GRACE))
+        self._tasks.start_soon(self._keep_time)
         try:
-            if self._ended or self._stream is None:
-                raise ContainerLost("the container ended just before its use", delivered=False)
-            payload = self._dialogue.run(request)
-            self._running = running
-            with anyio.move_on_after(START_GRACE + request.timeout_ms / 1_000) as scope:
-                await self._stream.write(payload)
-                await self._started(running, request, scope)
-                await running.over.wait()
-            return await self._judge(running, begun)
-        except EngineError as error:
-            raise ContainerLost(str(error), delivered=True) from error
-        finally:
-            running.judged.set()
-            self.end()
+            await self._stream.write(payload)
+            self._sent = True
+        except EngineError:
+            pass  # the task that reads meets the end of the stream, and says why
+        return self._execution
 
-    async def _started(self, running: Running, request: Run, scope: anyio.CancelScope) -> None:
-        with anyio.move_on_after(START_GRACE):
-            await running.started.wait()
-            # The program's time begins with its start, on this clock too: what its container waited for before is not billed to it.
-            scope.deadline = anyio.current_time() + request.timeout_ms / 1_000 + GRACE
-            return
-        raise ContainerLost(f"the runner did not start the program within {START_GRACE:g} s", delivered=True)
+    def _move_deadline(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._deadline_moved.set()
 
-    async def _judge(self, running: Running, begun: float) -> Result:
-        wall_ms = (time.monotonic() - begun) * 1_000
-        if running.error is not None:
-            raise running.error
-        if running.exit is not None:
-            return running.recorder.result(running.exit, verdict(running.exit), wall_ms=wall_ms)
-        if not running.started.is_set():
-            raise ContainerLost("the program could not be handed over in time", delivered=True)
-        if not running.over.is_set():
-            return running.recorder.result(None, Outcome.TIMEOUT, wall_ms=wall_ms)
-        return await self._autopsy(running, wall_ms)
+    async def _keep_time(self) -> None:
+        """End a container whose runner is silent beyond the deadline."""
+        while True:
+            deadline = self._deadline
+            assert deadline is not None
+            assert self._stream is not None
+            self._deadline_moved = anyio.Event()
+            with anyio.move_on_after(max(0.0, deadline.at - time.monotonic())):
+                await self._deadline_moved.wait()
+                continue
+            heard = self._heard_at >= deadline.at or self._stream.readable()
+            if deadline.has_passed(time.monotonic(), heard=heard):
+                self._silent = True
+                self._stream.shut_down()  # the task that reads meets the end, and judges
+                return
 
-    async def _autopsy(self, running: Running, wall_ms: float) -> Result:
-        """The stream ended without an `exit`: ask the engine's memory of events what became of the container."""
-        happened: dict[str, Any] = {}
+    def _delivered(self) -> bool:
+        """Whether the program may have begun: it cannot before all of its input was sent."""
+        return self._sent or self._started_at is not None
+
+    async def _judge(self) -> Ended:
+        """The stream has ended without an `exit`: find out why."""
+        if self._silent:
+            if self._started_at is None:
+                raise ContainerLost(f"the runner did not start the program within {START_GRACE:g} s", delivered=self._delivered())
+            return Ended(None, Outcome.TIMEOUT, (time.monotonic() - self._started_at) * 1_000)
+        if self._ending:
+            raise ContainerLost("the run was abandoned", delivered=True)
+        return await self._post_mortem()
+
+    async def _post_mortem(self) -> Ended:
+        """Ask the engine's events what became of the container."""
+        happened: set[str] = set()
         code = ""
-        deadline = time.monotonic() + AUTOPSY
-        # A program that runs out of memory again and again keeps the engine busy with the news of it; the death is the last of them.
-        while time.monotonic() < deadline:
+        with anyio.move_on_after(POST_MORTEM) as scope:
             try:
-                for event in await self._engine.events(self.id, since=1, until=time.time()):
-                    happened.setdefault(str(event.get("Action", event.get("status"))), event)
+                async with self._engine.events(self.id) as events:
+                    async for event in events:
+                        action = str(event.get("Action", event.get("status")))
+                        happened.add(action)
+                        if action == "die":
+                            code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode"))
+                            scope.deadline = min(scope.deadline, anyio.current_time() + OOM_DELAY)
+                        if code and (code != "137" or happened & {"oom", "kill"}):
+                            break
             except EngineError:
-                break
-            if "die" in happened and not code:
-                code = msgspec.json.encode(happened["die"].get("Actor", {}).get("Attributes", {}).get("exitCode")).decode().strip('"')
-                deadline = min(deadline, time.monotonic() + OOM_NEWS)
-            if code and (code != "137" or "oom" in happened or "kill" in happened):
-                break
-            await anyio.sleep(0.02)
+                pass
+        if self._started_at is None:
+            why = "of an OOM kill " if "oom" in happened else ""
+            raise ContainerLost(f"the runner died {why}before the program began{self._said()}", delivered=self._delivered())
         if "oom" in happened and "kill" not in happened and code == "137":
             # The kernel had nothing left to kill but the runner: the program had filled tmpfs, say.
-            return running.recorder.result(None, Outcome.OUT_OF_MEMORY, wall_ms=wall_ms)
-        why = "killed or removed from outside" if "kill" in happened else f"dead with exit status {code}" if "die" in happened else "gone"
+            return Ended(None, Outcome.OUT_OF_MEMORY, (time.monotonic() - self._started_at) * 1_000)
+        why = "killed or removed from outside" if "kill" in happened else f"dead with exit status {code}" if code else "gone"
         raise ContainerLost(f"the container is {why}, in the middle of the run{self._said()}", delivered=True)
 
     # Its end.
 
     def end(self) -> None:
-        """Let the container end now, if it has not already: no more is read, its stdin closes. Never waits; its own task does the rest."""
-        self._ended = True
-        done = self._running is not None and self._running.exit is not None
-        if self._stream is not None and not done:
+        """Let the container end now, if it has not already. Never waits; its own task does the rest."""
+        self._ending = True
+        if self._stream is not None and self._exit is None:
             self._stream.shut_down()
 
     async def _end(self) -> None:
-        self._ended = True  # before the first await: who comes now must not be handed over to a container on its way out
-        natural: Exit | None = None
-        if self._stream is not None:
-            if self._running is not None and self._running.exit is not None and await self._linger():
-                natural = self._running.exit
-            with anyio.CancelScope(shield=True):
-                await self._stream.aclose()
-        if not self.name:
-            return
-        if natural is not None:
-            self._janitor.leave(self.name, oom=bool(natural.oom_kills))
-            return
+        begun = time.monotonic()
+        self._ending = True  # before the first await: from now on it takes no program
+        self._ledger.ending(self._key, begun)
+        natural = self._exit if self._stream is not None and self._exit is not None and await self._linger() else None
         with anyio.CancelScope(shield=True):
-            if self._running is not None:
-                # An autopsy comes before the burial: a removal leaves a kill among the events, and it would look like one from outside.
-                with anyio.move_on_after(AUTOPSY):
-                    await self._running.judged.wait()
-            await self._janitor.remove(self.name, created=bool(self.id), deadline=REMOVE_DEADLINE)
+            if self._stream is not None:
+                await self._stream.aclose()
+            if natural is not None:
+                self._cleaner.believe(self._key, oom=bool(natural.oom_kills))
+            elif self.id:
+                await self._cleaner.remove(self._key, self.id)
+            elif self._ledger.name(self._key):
+                self._cleaner.lose(self._key)
+        if self.id:
+            how = "by itself" if natural is not None else "by force"
+            log.debug("%s: ended %s in %.0f ms", self.id[:12], how, (time.monotonic() - begun) * 1_000)
 
     async def _linger(self) -> bool:
-        """After `exit` the runner ends by itself, and the engine removes the container: cheaper than a removal by force."""
+        """After `exit` the runner ends, and the engine removes the container: cheaper than by force."""
         assert self._stream is not None
         with anyio.move_on_after(LINGER, shield=True):
             try:
@@ -355,4 +440,4 @@ class Container:
         return False
 
 
-__all__ = ["Container", "OnOutput", "SandboxError"]
+__all__ = ["Container", "Execution"]

@@ -80,7 +80,8 @@ def _parse(address: str, source: str, environ: Mapping[str, str], config: Path) 
     if not found or not rest.strip("/"):
         raise ValueError(f"{source} must be an address like unix:///var/run/docker.sock or tcp://host:2376, not {address!r}")
     if scheme == "unix":
-        return Endpoint(address=address, socket=rest)
+        # Absolute, like the folder below: the watchdog process has another working directory.
+        return Endpoint(address=address, socket=os.path.abspath(rest))  # noqa: PTH100 - resolve() would follow links
     if scheme not in ("tcp", "http", "https"):
         raise ValueError(
             f"{source}={address!r}: the scheme {scheme}:// is not supported, only unix:// and tcp://; forward the engine's socket instead"
@@ -98,6 +99,7 @@ def _parse(address: str, source: str, environ: Mapping[str, str], config: Path) 
         # The Docker client looks for its certificates in the configuration's own folder where no other is named.
         default = str(config) if _exists(config / "ca.pem") or _exists(config / "cert.pem") else ""
         tls = environ.get("DOCKER_CERT_PATH") or default
+        tls = os.path.abspath(tls) if tls else ""  # noqa: PTH100
         verify = verify or scheme == "https"
     port = port or (2375 if tls is None else 2376)
     return Endpoint(address=address, host=f"[{host}]" if ":" in host else host, port=port, tls=tls, tls_verify=verify)

@@ -6,11 +6,15 @@ try again is for those who call it. How a request gets there and back, and in wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
+import importlib
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote, urlencode
 
+import anyio
+import anyio.to_thread
 import msgspec
 
 from .endpoint import Endpoint, resolve
@@ -35,8 +39,8 @@ class EngineAPI:
     Entering raises EngineUnreachable, or EngineError for an engine older than API 1.41 (Docker 20.10).
     """
 
-    def __init__(self, docker_host: str | None = None, *, deadline: float | None = None) -> None:
-        self._endpoint: Endpoint = resolve(docker_host)
+    def __init__(self, where: str | Endpoint | None = None, *, deadline: float | None = None) -> None:
+        self.endpoint = where if isinstance(where, Endpoint) else resolve(where)
         self._deadline = DEFAULT_DEADLINE if deadline is None else deadline
         self._prefix = ""
         self._open: Connection | None = None
@@ -44,21 +48,23 @@ class EngineAPI:
     @property
     def address(self) -> str:
         """Where the engine is, as a person would write it."""
-        return self._endpoint.address
+        return self.endpoint.address
 
     @property
     def local(self) -> bool:
         """True if the engine is reached over a Unix socket, and so shares this host's kernel as a rule."""
-        return self._endpoint.socket is not None
+        return self.endpoint.socket is not None
 
     async def __aenter__(self) -> EngineAPI:
         try:
-            from .connection import Connection  # noqa: PLC0415 - it brings httpx, half of what `import dayfly` would cost
+            # It brings httpx, half of what `import dayfly` would cost. In a thread: the event loop goes on.
+            await anyio.to_thread.run_sync(importlib.import_module, f"{__package__}.connection")
+            from .connection import Connection  # noqa: PLC0415
         except OSError as error:
             raise EngineUnreachable(
-                f"what speaks to the engine cannot be loaded: {error}: raise the limit on open files (descriptors)"
+                f"what speaks to the engine cannot be loaded: {error}: raise the limit on open files (descriptors)", sent=False
             ) from error
-        self._open = Connection(self._endpoint, self._deadline)
+        self._open = Connection(self.endpoint, self._deadline)
         try:
             self._prefix = "/v" + negotiate(await self.version(), self.address)
         except BaseException:
@@ -84,7 +90,7 @@ class EngineAPI:
     @property
     def _connection(self) -> Connection:
         if self._open is None:
-            raise EngineUnreachable(f"the connection to {self.address} is closed")
+            raise EngineUnreachable(f"the connection to {self.address} is closed", sent=False)
         return self._open
 
     # The verbs.
@@ -159,15 +165,17 @@ class EngineAPI:
         query = {"all": "1", "filters": filters}
         return list(await self.ask("GET", "/containers/json", query=query, deadline=deadline, shape=list[_Row]))
 
-    async def events(self, container: str, *, since: float, until: float) -> list[dict[str, Any]]:
-        """What happened to one container between two times (seconds since the epoch, the engine's clock), oldest first.
+    @asynccontextmanager
+    async def events(self, container: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """What happened to one container, oldest first, and what happens from now on, without an end.
 
-        The engine remembers its last 256 events only.
+        The caller bounds it in time. The engine remembers its last 256 events only. No time is named:
+        the clocks of host and engine may differ.
         """
         filters = msgspec.json.encode({"container": [container], "type": ["container"]}).decode()
-        query = {"since": f"{since:.9f}", "until": f"{until:.9f}", "filters": filters}
-        answer = await self.call("GET", "/events", query=query, deadline=min(5.0, self._deadline))
-        return [_decode("GET /events", line, dict[str, Any]) for line in answer.splitlines() if line]
+        target = f"{self._prefix}/events?{urlencode({'since': '1', 'filters': filters})}"
+        async with self._connection.lines(target, name="GET /events") as lines:
+            yield (_decode("GET /events", line, dict[str, Any]) async for line in lines)
 
     async def inspect_image(self, name: str) -> dict[str, Any]:
         """`GET /images/{name}/json`. ImageMissing if there is none."""
@@ -216,9 +224,9 @@ def _number(version: str) -> tuple[int, int]:
 
 
 class _Info(TypedDict, total=False):
-    Runtimes: dict[str, Any] | None
-    SecurityOptions: list[str] | None
-    NCPU: int | None
+    Runtimes: dict[str, Any]
+    SecurityOptions: list[str]
+    NCPU: int
 
 
 class _Identified(TypedDict):
@@ -226,33 +234,42 @@ class _Identified(TypedDict):
 
 
 class _Row(_Identified, total=False):
-    Names: list[str] | None
-    Labels: dict[str, str] | None
+    Names: list[str]
+    Labels: dict[str, str]
     State: str
     Created: float
     Size: int
-    RepoTags: list[str] | None
+    RepoTags: list[str]
 
 
 class _Container(TypedDict, total=False):
-    Config: dict[str, Any] | None
-    HostConfig: dict[str, Any] | None
-    Mounts: list[dict[str, Any]] | None
+    Config: dict[str, Any]
+    HostConfig: dict[str, Any]
+    Mounts: list[dict[str, Any]]
 
 
 class _Config(TypedDict, total=False):
-    Labels: dict[str, str] | None
+    Labels: dict[str, str]
 
 
 class _Image(_Identified, total=False):
-    Config: _Config | None
+    Config: _Config
 
 
 def _decode(call: str, answer: bytes, shape: Any) -> Any:
     """Decode JSON, and return all of it if what `shape` names is of the type that it says."""
     try:
-        decoded = msgspec.json.decode(answer)
+        decoded = _without_nulls(msgspec.json.decode(answer))
         msgspec.convert(decoded, shape)
     except (msgspec.DecodeError, RecursionError) as error:
         raise EngineError(f"{call}: the engine's answer makes no sense ({error}): {answer[:80]!r}") from None
     return decoded
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out members that are null. Engines write null, an empty value or nothing for one and the same."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

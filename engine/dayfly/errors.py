@@ -41,7 +41,14 @@ class EngineError(DayflyError):
 
 
 class EngineUnreachable(EngineError):
-    """There is no connection to the engine, or no answer within the call's deadline."""
+    """There is no connection to the engine, or no answer within the call's deadline.
+
+    `sent` (bool): the call may have reached the engine, so it may have been carried out.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class EngineRefused(EngineError):

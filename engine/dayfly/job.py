@@ -9,7 +9,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -71,6 +71,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
             if not key or "=" in key:
                 raise ValueError(f"the env key {key!r:.80} is empty or has a '=' in it")
             _text(f"env[{key!r:.80}]", value)
+
+
+class RunOptions(TypedDict, total=False):
+    """What may be given to a run beside its code; see the fields of Job."""
+
+    timeout_ms: float | None
+    v3: bool | None
+    data: Any
+    stdin: str | bytes | None
+    args: Sequence[str] | None
+    env: Mapping[str, str] | None
 
 
 def check_timeout(value: Any) -> float:
@@ -182,4 +193,4 @@ def _json(data: Any) -> str:
     return text
 
 
-__all__ = ["UNSET", "Job", "UnsetType", "as_job", "check_timeout", "request"]
+__all__ = ["UNSET", "Job", "RunOptions", "UnsetType", "as_job", "check_timeout", "request"]

@@ -1,7 +1,8 @@
-"""The pool's hands: carries out the ledger's plan. It knows no Docker; what a member is, `live` knows.
+"""Executes the ledger's plan: starts workers, wakes waiters. Generic over the worker; knows no Docker.
 
-Each member has one task for its whole life, from before it is made until nothing is left of it. So there is one place that ends it,
-whatever happens, and no await of a caller stands between a member and its end: a caller that is cancelled can only let go.
+Each worker has one task for its whole life, from before it is created until nothing is left of it. So
+there is one place that ends it, whatever happens, and no await of a caller stands between a worker
+and its end. A lease always ends its worker, however it is left.
 """
 
 from __future__ import annotations
@@ -10,90 +11,108 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
-from .errors import PoolClosed, PoolTimeout
+from .errors import DayflyError, PoolClosed, PoolTimeout
 from .ledger import Ledger, State, Ticket
 
-log = logging.getLogger("dayfly")
-
-M = TypeVar("M")
-Live = Callable[[Callable[[M], None]], Awaitable[None]]
-"""Lives one member's life: calls back once, when it is ready for use, and returns when nothing is left of it.
-Raises what kept it from becoming ready, or ended it unused; what ends it in use is its user's to hear. It cleans up behind
-itself in any case, cancellation too."""
+log = logging.getLogger("dayfly.pool")
 
 
-class _Waiter(Generic[M]):
-    """One `lease` that waits, and the member that it was given."""
+class Worker(Protocol):
+    """What a pool holds."""
+
+    def end(self) -> None:
+        """Let the worker end now. Never waits, never raises, and may be called twice."""
+
+
+W = TypeVar("W", bound=Worker)
+Live = Callable[[int, Callable[[W], None]], Awaitable[None]]
+"""Lives the life of the worker with this key in the ledger. It calls back once, when the worker is
+ready for use, and returns when it is over. It raises if the worker fails before it is leased; failures
+during a lease are raised to the lease holder. It always cleans up, also when it is cancelled, and
+notes in the ledger what cannot be confirmed."""
+
+
+class _Waiter(Generic[W]):
+    """One `lease` that waits, and the worker that it was assigned."""
 
     def __init__(self) -> None:
         self.answered = anyio.Event()
-        self.member: M | None = None
+        self.worker: W | None = None
 
 
-class Pool(Generic[M]):
-    """Members made ahead of use, each used once. All methods belong to the event loop that `serve` runs on."""
+class Pool(Generic[W]):
+    """Workers created ahead of use, each leased once. All methods belong to `serve`'s event loop."""
 
-    def __init__(self, ledger: Ledger, live: Live[M], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ledger: Ledger, live: Live[W], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
         self._live = live
         self._clock = clock
-        self._members: dict[int, M] = {}
-        self._waiters: dict[Ticket, _Waiter[M]] = {}
+        self._workers: dict[int, W] = {}
+        self._waiters: dict[Ticket, _Waiter[W]] = {}
         self._tasks: TaskGroup | None = None
         self._changed = anyio.Event()
         self._wake_at: float | None = None
         self._full = anyio.Event()
         self.last_error: Exception | None = None
-        self.made = 0
-        self.failed = 0
+        self.closed_by: BaseException | None = None
+        """The internal error that closed the pool, if it was one."""
 
     async def serve(self) -> None:
-        """Keep the pool full until it is cancelled; return when the last member is gone."""
+        """Keep the pool full until cancelled. Return when the last worker has ended."""
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
                     self._step()
                     await self._keep_time()
                 finally:
-                    self.close()  # before the members' ends ask for new ones
+                    self.close()  # before the ends of the workers ask for new ones
         finally:
             self._tasks = None
 
-    def close(self) -> None:
-        """Refuse every waiter, now and from now on. Members end when `serve` is cancelled."""
+    def close(self, cause: BaseException | None = None) -> None:
+        """Refuse every waiter, now and from now on. Workers end when `serve` is cancelled."""
+        self.closed_by = self.closed_by or cause
         self._ledger.close()
         self._step()
         self._full.set()
 
     async def filled(self) -> None:
-        """Wait until all members were warm at once. Raises what kept one from being made; PoolClosed if the pool is closed meanwhile."""
+        """Wait until `size` workers were warm at once.
+
+        Raises what kept one from being created, or PoolClosed if the pool is closed meanwhile.
+        """
         await self._full.wait()
         if self.last_error is not None and self._ledger.failing:
             raise self.last_error
         if self._ledger.closed:
-            raise PoolClosed("the sandbox was closed while it was being initialized")
+            raise PoolClosed("the sandbox was closed while it was being initialized") from self.closed_by
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[M]:
-        """Have one member for one use, after at most the ledger's `max_wait` in the queue.
+    async def lease(self) -> AsyncIterator[W]:
+        """Hold one worker, after at most the ledger's `max_wait` in the queue. Ends it on exit.
 
-        PoolClosed, PoolFull or PoolTimeout if there is none to be had. The member may be dead all the same, from one moment to the next.
+        Raises PoolClosed, PoolFull or PoolTimeout if none becomes available. The worker may die at any
+        time; callers must handle that.
         """
-        key, member = await self._acquire()
+        key, worker = await self._acquire()
         try:
-            yield member
+            yield worker
         finally:
-            self._ledger.ending(key)
+            self._ledger.ending(key, self._clock())
+            worker.end()
             self._step()
 
-    async def _acquire(self) -> tuple[int, M]:
-        ticket = self._ledger.ask(self._clock())
-        self._waiters[ticket] = waiter = _Waiter[M]()
+    async def _acquire(self) -> tuple[int, W]:
+        try:
+            ticket = self._ledger.ask(self._clock())
+        except PoolClosed as error:
+            raise error from self.closed_by
+        self._waiters[ticket] = waiter = _Waiter[W]()
         try:
             self._step()
             if not waiter.answered.is_set():
@@ -104,13 +123,13 @@ class Pool(Generic[M]):
             raise
         finally:
             self._waiters.pop(ticket, None)
-        if ticket.member is not None:
-            assert waiter.member is not None
-            return ticket.member, waiter.member
+        if ticket.worker is not None:
+            assert waiter.worker is not None
+            return ticket.worker, waiter.worker
         if not ticket.expired:
-            raise PoolClosed("the sandbox was closed while this run was waiting for a container")
+            raise PoolClosed("the sandbox was closed while this run was waiting for a container") from self.closed_by
         cause = self.last_error if self._ledger.failing else None
-        reason = f"; making one fails: {cause}" if cause else ""
+        reason = f"; creating one fails: {cause}" if cause else ""
         raise PoolTimeout(f"no container became free within {self._ledger.max_wait:g} s (queue_timeout_ms){reason}") from cause
 
     def _step(self) -> None:
@@ -119,11 +138,11 @@ class Pool(Generic[M]):
         plan = self._ledger.plan(self._clock())
         for ticket in plan.answered:
             if waiter := self._waiters.get(ticket):
-                # Taken note of now: the member may have died by the time its waiter wakes.
-                waiter.member = None if ticket.member is None else self._members[ticket.member]
+                # Looked up now: the worker may have died by the time its waiter wakes.
+                waiter.worker = None if ticket.worker is None else self._workers[ticket.worker]
                 waiter.answered.set()
         if self._tasks is not None:
-            for key in plan.make:
+            for key in plan.create:
                 self._tasks.start_soon(self._life, key, name=f"dayfly container {key}")
         if plan.wake_at != self._wake_at:
             self._wake_at = plan.wake_at
@@ -138,23 +157,24 @@ class Pool(Generic[M]):
             self._step()
 
     async def _life(self, key: int) -> None:
-        def warm(member: M) -> None:
-            self._members[key] = member
-            self._ledger.made(key)
-            self.made += 1
+        def on_warm(worker: W) -> None:
+            self._workers[key] = worker
+            self._ledger.warm(key)
             self._step()
             if self._ledger.count(State.WARM) >= self._ledger.size:
                 self._full.set()
 
         try:
-            await self._live(warm)
-        except Exception as error:  # noqa: BLE001 - one member's failure must not end the others
+            await self._live(key, on_warm)
+        except DayflyError as error:
             self.last_error = error
-            self.failed += 1
             log.warning("a container failed: %s", error)
+        except Exception as error:  # one worker's failure must not end the others
+            self.last_error = error
+            log.exception("a container failed with an internal error")
         finally:
-            self._members.pop(key, None)
-            self._ledger.gone(key, self._clock())
+            self._workers.pop(key, None)
+            self._ledger.over(key, self._clock())
             if self._ledger.failing:
                 self._full.set()
             self._step()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import codecs
 import enum
 import io
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
-from .messages import Exit, Output
+from .messages import Exit, Message, Output
 
 Stream = Literal["stdout", "stderr"]
 
@@ -46,6 +47,9 @@ class Piece(msgspec.Struct, frozen=True):
     """`data` decoded as UTF-8, a character that is cut by the piece's end being left to the next one. May be empty."""
 
 
+OnOutput = Callable[[Piece], None]
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
     """What one run gave. Its JSON form has the documented names: `stdout`, `stderr`, `combined`, `isError`, `timedOut`."""
 
@@ -62,8 +66,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """0 to 255, or None where a signal ended it, or nothing is known of its end."""
     signal: int | None
     """Number of the signal that ended it, SIGKILL (9) where dayfly or the kernel killed it; else None."""
-    stdout_truncated: bool
-    stderr_truncated: bool
+    stdout_truncated: bool | None
+    """Whether output over the limit was dropped. None where that is not known: the host judged alone."""
+    stderr_truncated: bool | None
     stdout_dropped: int = 0
     """Bytes over the limit, as far as they were counted."""
     stderr_dropped: int = 0
@@ -97,8 +102,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
 class Recorder:
     """Gathers one run's output and messages, and makes the Result of them."""
 
-    def __init__(self, *, stdout_limit: int, stderr_limit: int) -> None:
-        self._limits: dict[Stream, int] = {"stdout": stdout_limit, "stderr": stderr_limit}
+    def __init__(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": decoder("replace"), "stderr": decoder("replace")}
         # One growing buffer each: a program may write its output byte by byte, and a million pieces would be a hundred megabytes.
@@ -112,6 +116,14 @@ class Recorder:
         """Keep a piece of output, and return it for whoever is listening."""
         self._raw[frame.stream] += frame.data
         return Piece(frame.stream, frame.data, self._decode(frame.stream, frame.data))
+
+    def take(self, event: object) -> Piece | None:
+        """Keep what an event brings, and return the Piece if it is output."""
+        if isinstance(event, Output):
+            return self.output(event)
+        if isinstance(event, Message):
+            self.message(event.data)
+        return None
 
     def message(self, data: bytes) -> None:
         """Keep what the program sent, if it is JSON. The bytes may be anything: a program can write to the pipe itself."""
@@ -136,8 +148,8 @@ class Recorder:
             timed_out=outcome is Outcome.TIMEOUT,
             exit_code=None if end is None else end.exit_code,
             signal=(9 if killed else None) if end is None else end.signal,
-            stdout_truncated=dropped["stdout"] > 0 if end else len(self._raw["stdout"]) >= self._limits["stdout"],
-            stderr_truncated=dropped["stderr"] > 0 if end else len(self._raw["stderr"]) >= self._limits["stderr"],
+            stdout_truncated=dropped["stdout"] > 0 if end else None,
+            stderr_truncated=dropped["stderr"] > 0 if end else None,
             stdout_dropped=dropped["stdout"],
             stderr_dropped=dropped["stderr"],
             messages=self._messages,

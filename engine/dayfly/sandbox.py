@@ -1,52 +1,81 @@
-"""AsyncSandbox: the face. It checks what it is given, keeps a pool of containers, and runs each program in one of them.
+"""AsyncSandbox: checks its arguments, keeps a pool of containers, and runs each program in one of them.
 
-Everything that lives longer than a call (the pool, the containers, the clean-up) lives in one task of its own, the sandbox's home, so that
-`initialize` and `close` may be called from different tasks, and the cancellation of a caller touches nothing but its own run.
+Everything that lives longer than a call (the pool, the containers, the clean-up) lives in one task of
+its own, so that `initialize` and `close` may be called from different tasks, and the cancellation of a
+caller touches nothing but its own run.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
+import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import anyio
 
-from . import reaper, spec
+from . import orphans, spec
 from ._version import __version__
-from .container import Container, OnOutput
+from .cleaner import Cleaner
+from .container import Container
 from .engine_api import EngineAPI
 from .errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxError, StartFailed
-from .job import UNSET, Job, as_job, check_timeout, request
+from .events import Ended, Event, Leased
+from .job import Job, RunOptions, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
 from .messages import PROTOCOL, Run
+from .owner import OwnerTask
 from .pool import Pool
-from .result import Piece, Result
+from .result import OnOutput, Piece, Recorder, Result
 from .stats import Stats
+from .watchdog import Watchdog
 
-log = logging.getLogger("dayfly")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+log = logging.getLogger("dayfly.sandbox")
 
 DEFAULT_IMAGE = f"dayfly/python:{__version__}"
 DEFAULT_UIDS = range(1_900_000_000, 2_000_000_000)
-"""Above every range that systemd and shadow give out (uids.systemd.io), below 2^31, where old interfaces end."""
+"""Above every range that systemd and shadow give out (uids.systemd.io), below 2^31, where old
+interfaces end."""
 REMAPPED_UIDS = range(20_000, 60_000)
 """Where the engine maps uids itself (rootless, userns-remap) a container has 65,536 of them."""
 TRIES = 3
-"""Containers that a program is offered to, as long as none of them has got it."""
+"""Containers that a program is offered to, as long as none of them has received it."""
+REFILL_DELAY = 0.2
+"""Seconds. Creating a container keeps two processors busy for a tenth of a second: a burst of short
+programs is over by then."""
 CALL_DEADLINE_AT_CLOSE = 5.0
-REFILL_PAUSE = 0.2
-"""Seconds. Making a container keeps two processors busy for a tenth of one: a burst of short programs is over by then."""
+"""Seconds that any call to the engine may last once `close` was called."""
 CLOSE_DEADLINE = 15.0
-"""Seconds. At close no call to the engine lasts longer than the first, and all of the clean-up no longer than the second."""
+"""Seconds for all of the clean-up by `close`, from its call."""
+CLOSE_MARGIN = 3.0
+"""Seconds on top for closing connections and the watchdog, after which `close` returns in any case."""
 
 _LABEL = re.compile(r"[a-zA-Z0-9/][a-zA-Z0-9_./:@-]*")
+
+
+class SandboxOptions(TypedDict, total=False):
+    """The keyword arguments of a sandbox; see AsyncSandbox."""
+
+    image: str
+    limits: Limits | None
+    runtime: str | None
+    docker_host: str | None
+    python: Literal["3", "2"]
+    max_waiting: int
+    queue_timeout_ms: float
+    max_containers: int | None
+    uids: range | None
+    cgroup_parent: str | None
 
 
 class AsyncSandbox:
@@ -107,32 +136,35 @@ class AsyncSandbox:
         self._engine = EngineAPI(docker_host)
         self._pool: Pool[Container] | None = None
         self._ledger: Ledger | None = None
-        self._janitor: reaper.Janitor | None = None
-        self._home: _Home | None = None
+        self._cleaner: Cleaner | None = None
+        self._owner: OwnerTask | None = None
+        self._close_by = float("inf")
         self._pythons: dict[str, str] = {}
-        self._owner = 0
+        self._pid = 0
         self._outcomes: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
 
     # Its life.
 
     async def initialize(self) -> None:
-        """Check the engine, remove leftovers of dead processes, and return when `pool_size` containers are warm.
+        """Check the engine, remove orphans of dead processes, return when `pool_size` containers are warm.
 
-        Raises ImageMissing, EngineUnreachable, EngineRefused, EngineError (too old, or without what isolation needs), or StartFailed;
-        nothing is left behind then. Calling it again is an error: RuntimeError.
+        Raises ImageMissing, EngineUnreachable, EngineRefused, EngineError (too old, or without what
+        isolation needs), or StartFailed; nothing is left behind then. A second call is a RuntimeError.
         """
-        if self._home is not None:
+        if self._owner is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
-        self._owner, self._closed = os.getpid(), False
-        self._home = _Home(self._live_at_home)
+        begun = time.monotonic()
+        self._owner = OwnerTask(self._live, self._fail)
+        self._pid, self._closed = os.getpid(), False
         try:
-            await self._home.started()
+            await self._owner.started()
             await self._filled()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.close()
             raise
+        log.info("initialized: %d containers are warm after %.1f s", self.pool_size, time.monotonic() - begun)
 
     async def _filled(self) -> None:
         if self._pool is None:
@@ -142,17 +174,25 @@ class AsyncSandbox:
     async def close(self) -> None:
         """End all runs, remove all containers, and return when they are gone.
 
-        Bounded in time; may be called twice, and before `initialize`. Runs in progress raise PoolClosed.
+        Bounded in time (18 s); may be called twice, also at once, and before `initialize`. Runs in
+        progress raise PoolClosed. RuntimeError on another event loop than `initialize`'s, which
+        changes nothing.
         """
-        self._closed = True
-        if self._home is None or self._owner != os.getpid():
+        if self._owner is None or self._pid != os.getpid():
+            self._closed = True
             return
-        self._home.check_loop()
-        if self._pool is not None:
-            self._pool.close()
-        self._engine.hurry(CALL_DEADLINE_AT_CLOSE)
-        with anyio.CancelScope(shield=True):
-            await self._home.end()
+        self._owner.check_loop()
+        if not self._closed:
+            self._closed = True
+            self._close_by = time.monotonic() + CLOSE_DEADLINE
+            if self._pool is not None:
+                self._pool.close()
+            self._engine.hurry(CALL_DEADLINE_AT_CLOSE)
+        with anyio.move_on_after(max(0.0, self._close_by - time.monotonic()) + CLOSE_MARGIN, shield=True):
+            await self._owner.end()
+            log.info("closed")
+            return
+        log.warning("close gave up after %g s; the clean-up goes on in the background", CLOSE_DEADLINE + CLOSE_MARGIN)
 
     async def __aenter__(self) -> AsyncSandbox:
         await self.initialize()
@@ -162,7 +202,7 @@ class AsyncSandbox:
         await self.close()
 
     def __del__(self) -> None:
-        if not self._closed and self._owner == os.getpid():
+        if not self._closed and self._pid == os.getpid():
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:
@@ -171,50 +211,58 @@ class AsyncSandbox:
     def __reduce__(self) -> Any:
         raise TypeError("a sandbox cannot be pickled or copied: it owns containers")
 
-    async def _live_at_home(self, started: Callable[[], None]) -> None:
+    def _fail(self, error: BaseException) -> None:
+        """The owner task has failed: whoever waits or comes later is told why."""
+        if self._pool is not None:
+            self._pool.close(error)
+
+    async def _live(self, started: Callable[[], None]) -> None:
         async with self._engine as engine:
-            blueprint, uids, most_making = await self._prepare(engine)
-            instance = blueprint.profile.labels[reaper.LABEL]
-            self._janitor = janitor = reaper.Janitor(engine, instance)
-            self._ledger = Ledger(
+            blueprint, uids, max_creating = await self._prepare(engine)
+            instance = blueprint.profile.labels[orphans.LABEL]
+            self._ledger = ledger = Ledger(
                 size=self.pool_size,
                 max_alive=self.max_containers,
-                max_making=most_making,
+                max_creating=max_creating,
                 max_waiting=self._max_waiting,
                 max_wait=self._queue_timeout,
-                pause=REFILL_PAUSE,
+                refill_delay=REFILL_DELAY,
             )
-            seen = False
+            self._cleaner = cleaner = Cleaner(engine, ledger, instance)
+            inspected = False
 
-            async def live(on_warm: Callable[[Container], None]) -> None:
-                # The first one is the canary: what it shows of the profile holds for all others, which differ in their uid.
-                nonlocal seen
-                container = Container(engine, blueprint, janitor, uids)
+            async def live(key: int, on_warm: Callable[[Container], None]) -> None:
+                # What the first container shows of the profile holds for all others: only the uid differs.
+                container = Container(key, blueprint, uids, engine=engine, ledger=ledger, cleaner=cleaner)
 
                 def warm(_: Container) -> None:
-                    nonlocal seen
-                    seen = True
+                    nonlocal inspected
+                    inspected = True
                     assert container.ready is not None
                     self._pythons = container.ready.pythons
                     on_warm(container)
 
-                await container.live(warm, inspect=not seen)
+                await container.live(warm, inspect=not inspected)
 
-            self._pool = pool = Pool(self._ledger, live)
-            watch = reaper.Watch(engine, instance)
+            self._pool = pool = Pool(ledger, live)
+            watchdog = Watchdog(engine.endpoint, instance)
+            left = ["all of them"]
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(janitor.work)
+                    tasks.start_soon(cleaner.work)
                     started()
                     await pool.serve()
             finally:
                 with anyio.CancelScope(shield=True):
-                    if left := await janitor.finish(CLOSE_DEADLINE):
-                        watch.go_on()
-                        log.warning("not certain to be gone, and looked after by a process of their own: %s", ", ".join(left))
-                    else:
-                        await watch.done()
-                reaper.retire(instance)
+                    try:
+                        left = await cleaner.finish(min(CLOSE_DEADLINE, max(0.1, self._close_by - time.monotonic())))
+                    finally:
+                        if left:
+                            watchdog.go_on()
+                            log.warning("could not confirm removal; the watchdog process will retry: %s", ", ".join(left))
+                        else:
+                            await watchdog.done()
+                        orphans.retire(instance)
 
     async def _prepare(self, engine: EngineAPI) -> tuple[spec.Blueprint, range, int]:
         """Everything that can be known before the first container: the image, the runtime, what the engine enforces."""
@@ -239,14 +287,14 @@ class AsyncSandbox:
         if missing:
             raise EngineError(f"the engine at {engine.address} does not enforce {', '.join(missing)}; see `dayfly doctor`")
         remapped = "name=rootless" in options or "name=userns" in options
-        await reaper.reap(engine)
+        await orphans.reap(engine)
         profile = spec.Profile(
             image_id=image["Id"],
             memory_bytes=self.memory_bytes,
             limits=self.limits,
             runtime=self.runtime,
             cgroup_parent=self.cgroup_parent,
-            labels=reaper.labels(),
+            labels=orphans.labels(),
         )
         uids = self._uids or (REMAPPED_UIDS if remapped else DEFAULT_UIDS)
         return spec.Blueprint(profile), uids, min(max(2, 2 * int(info.get("NCPU") or 1)), 16)
@@ -257,101 +305,101 @@ class AsyncSandbox:
         self,
         code: str | Job | Mapping[str, Any],
         *,
-        timeout_ms: float | None = None,
-        v3: bool | None = None,
-        data: Any = UNSET,
-        stdin: str | bytes | None = None,
-        args: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
         on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
     ) -> Result:
         """Run one program in a container of its own and return what it did.
 
-        `code` is Python source, a Job, or a mapping with the JSON form's names; what is given beside it wins over a Job's own.
-        `on_output` is called with each Piece of output as it arrives, on the event loop; what it raises ends the run and is raised here.
-        `on_start` is called when the wait for a container is over; again, should that container die before it has the program.
+        `code` is Python source, a Job, or a mapping with the JSON form's names. What is given beside it
+        (RunOptions: the fields of a Job, and `stdin` as str or bytes) wins over a Job's own.
+        `on_output` is called with each Piece of output as it arrives, on the event loop. `on_start` is
+        called when the wait for a container is over; again, should that container die before it has the
+        program. What they raise ends the run and is raised here.
 
-        Raises TypeError and ValueError for bad input, before any container is touched; PoolClosed, PoolFull, PoolTimeout if there is no
-        container to be had; SandboxError if the container fails. Cancelling it ends the program and its container.
+        Raises TypeError and ValueError for bad input, before any container is touched; PoolClosed,
+        PoolFull, PoolTimeout if no container becomes available; SandboxError if the container fails.
+        Cancelling it ends the program and its container.
         """
-        job = as_job(code, timeout_ms=timeout_ms, v3=v3, data=data, stdin=stdin, args=args, env=env)
-        return await self._run(request(job, self.limits, timeout_ms=self.timeout_ms, python=self.python), on_output, on_start)
+        recorder = Recorder()
+        async with aclosing(self.events(self.prepare(code, options))) as events:
+            async for event in events:
+                if isinstance(event, Leased):
+                    if on_start is not None:
+                        on_start()
+                elif isinstance(event, Ended):
+                    return recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
+                elif (piece := recorder.take(event)) is not None and on_output is not None:
+                    on_output(piece)
+        raise AssertionError("a run ends with Ended, or raises")
 
-    async def stream(self, code: str | Job | Mapping[str, Any], **options: Any) -> AsyncIterator[Piece | Result]:
-        """Like `run`, and yield each Piece of output as it arrives, and the Result last. Takes what `run` takes but its callbacks.
+    async def stream(self, code: str | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
+        """Like `run`, and yield each Piece of output as it arrives, and the Result last.
 
-        Leaving the loop early ends the program and its container; close the iterator then (`contextlib.aclosing`), as with any
-        async generator.
+        A consumer that is slow costs memory, up to the limits on output; it changes no verdict.
+        Leaving the loop early ends the program and its container; close the iterator then
+        (`contextlib.aclosing`), as with any async generator.
         """
-        job = as_job(code, **options)
-        wanted = request(job, self.limits, timeout_ms=self.timeout_ms, python=self.python)
-        # Without a bound of its own: what can pile up is bounded by the output limits, and a container's stream must be read.
-        send, receive = anyio.create_memory_object_stream[Piece | Result](float("inf"))
+        recorder = Recorder()
+        async with aclosing(self.events(self.prepare(code, options))) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    yield recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
+                elif (piece := recorder.take(event)) is not None:
+                    yield piece
 
-        async def run() -> None:
-            with send:
-                send.send_nowait(await self._run(wanted, send.send_nowait))
+    def prepare(self, code: str | Job | Mapping[str, Any], options: RunOptions) -> Run:
+        """Internal: check what `run` was called with, and return what is sent."""
+        return request(as_job(code, **options), self.limits, timeout_ms=self.timeout_ms, python=self.python)
 
-        task = _Home(lambda _: run())
-        try:
-            with receive:
-                async for item in receive:
-                    yield item
-            await task.outcome()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await task.end()
-
-    async def _run(self, wanted: Run, on_output: OnOutput | None, on_start: Callable[[], None] | None = None) -> Result:
+    async def events(self, wanted: Run) -> AsyncGenerator[Event, None]:
+        """Internal: run a program and yield what happens. A program that no container received is offered to another."""
         pool = self._open_pool()
         if wanted.python not in self._pythons:
             has = ", ".join(self._pythons.values())
             raise ValueError(f"the image {self.image!r} has no Python {wanted.python}, only {has}; see `dayfly image build --python2`")
         try:
-            result = await self._offer(pool, wanted, on_output, on_start)
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    async with pool.lease() as container:
+                        yield Leased()
+                        async for event in await container.run(wanted):
+                            if isinstance(event, Ended):
+                                self._outcomes[event.outcome.value] += 1
+                            yield event
+                        return
+                except SandboxError as error:
+                    if error.delivered or not tries_left:
+                        raise
         except DayflyError as error:
             self._errors[type(error).__name__] += 1
             raise
-        self._outcomes[result.outcome.value] += 1
-        return result
-
-    @staticmethod
-    async def _offer(
-        pool: Pool[Container], wanted: Run, on_output: OnOutput | None, on_start: Callable[[], None] | None, tries: int = TRIES
-    ) -> Result:
-        """Run it in the first container that takes it: one that died between its hand-over and its use has not had the program."""
-        async with pool.lease() as container:
-            if on_start is not None:
-                on_start()
-            try:
-                return await container.run(wanted, on_output)
-            except SandboxError as error:
-                if error.delivered or tries == 1:
-                    raise
-        return await AsyncSandbox._offer(pool, wanted, on_output, on_start, tries - 1)
 
     def _open_pool(self) -> Pool[Container]:
-        if self._owner and self._owner != os.getpid():
-            raise PoolClosed(f"this sandbox belongs to process {self._owner}, of which this one is a fork; make one here")
-        if self._pool is None or self._home is None or self._closed:
-            raise PoolClosed("the sandbox is closed" if self._home is not None else "the sandbox is not initialized yet")
-        self._home.check_loop()
+        if self._pid and self._pid != os.getpid():
+            raise PoolClosed(f"this sandbox belongs to process {self._pid}, of which this one is a fork; make one here")
+        if self._owner is not None and self._owner.error is not None and not self._closed:
+            raise PoolClosed("the sandbox has failed with an internal error") from self._owner.error
+        if self._pool is None or self._owner is None or self._closed:
+            raise PoolClosed("the sandbox is closed" if self._owner is not None else "the sandbox is not initialized yet")
+        self._owner.check_loop()
         return self._pool
 
     def stats(self) -> Stats:
         """Return what the sandbox is doing and has done. PoolClosed before `initialize`."""
-        if self._ledger is None or self._pool is None or self._janitor is None:
+        ledger, cleaner = self._ledger, self._cleaner
+        if ledger is None or cleaner is None:
             raise PoolClosed("the sandbox is not initialized yet")
         return Stats(
-            warm=self._ledger.count(State.WARM),
-            making=self._ledger.count(State.MAKING),
-            running=self._ledger.count(State.BUSY),
-            ending=self._ledger.count(State.ENDING),
-            waiting=self._ledger.waiting,
-            made=self._pool.made,
-            failed=self._pool.failed,
-            forced=self._janitor.forced,
+            warm=ledger.count(State.WARM),
+            making=ledger.count(State.CREATING),
+            running=ledger.count(State.LEASED),
+            ending=ledger.count(State.ENDING),
+            uncertain=ledger.count(State.UNCERTAIN),
+            waiting=ledger.waiting,
+            made=ledger.became_warm,
+            failed=ledger.failed,
+            forced=cleaner.forced,
             runs=dict(self._outcomes),
             errors=dict(self._errors),
         )
@@ -379,77 +427,3 @@ def _name(what: str, value: Any) -> str:
     if not _LABEL.fullmatch(value) or len(value) > 512:
         raise ValueError(f"{what} {value!r:.80} has characters that no name of this kind can have")
     return value
-
-
-_NEXT_PASS = 0.001
-"""Seconds: any time but now."""
-
-
-class _Home:
-    """A task of its own for what outlives a call, on asyncio or trio: it belongs to no caller, so no caller's cancellation ends it."""
-
-    def __init__(self, live: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]) -> None:
-        self._live = live
-        self._scope = anyio.CancelScope()
-        self._started = anyio.Event()
-        self._over = anyio.Event()
-        self._error: Exception | None = None
-        self._loop = _event_loop()
-        if isinstance(self._loop, asyncio.AbstractEventLoop):
-            self._task = self._loop.create_task(self._main(), name="dayfly sandbox")
-        else:
-            import trio  # noqa: PLC0415 - not a dependency: it is there if its loop runs
-
-            trio.lowlevel.spawn_system_task(self._main, name="dayfly sandbox")
-
-    async def _main(self) -> None:
-        try:
-            with self._scope:
-                await self._live(self._started.set)
-        except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it; in a task of nobody's it would be lost
-            self._error = _only(error)
-        finally:
-            self._started.set()
-            self._over.set()
-
-    def check_loop(self) -> None:
-        """RuntimeError if the running event loop is not the one that it lives on."""
-        if self._loop is not _event_loop():
-            raise RuntimeError(
-                "this sandbox belongs to another event loop, the one that `initialize` ran on; make one here, or use Sandbox"
-            )
-
-    async def started(self) -> None:
-        """Wait until `live` says so; raises what it raised before it did."""
-        await self._started.wait()
-        if self._over.is_set():
-            await self.outcome()
-
-    async def outcome(self) -> None:
-        """Wait for its end, and raise what it raised."""
-        await self._over.wait()
-        if self._error is not None:
-            raise self._error
-
-    async def end(self) -> None:
-        """Cancel it, and wait for its end."""
-        # By the clock, not from this task: one pass of asyncio's loop serves tasks, sockets and timers in this order, and with anyio (4.16)
-        # a task that cancels another's read of a Unix socket which this very pass finds readable has the loop report an InvalidStateError.
-        self._scope.deadline = anyio.current_time() + _NEXT_PASS
-        await self._over.wait()
-
-
-def _only(error: Exception) -> Exception:
-    """Task groups wrap even a single error; the caller is told of the error itself."""
-    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
-    return _only(inner[0]) if len(inner) == 1 and isinstance(inner[0], Exception) else error
-
-
-def _event_loop() -> object:
-    """The running event loop: asyncio's own, or trio's token of it."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        import trio  # noqa: PLC0415 - as above
-
-        return trio.lowlevel.current_trio_token()

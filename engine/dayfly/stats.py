@@ -6,7 +6,7 @@ import msgspec
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A snapshot. The first part are gauges, the second counters since `initialize`."""
+    """A snapshot, which may be taken from any thread. The first part are gauges, the second counters since `initialize`."""
 
     warm: int
     """Containers ready for a program."""
@@ -15,7 +15,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     running: int
     """Containers with a program in them."""
     ending: int
-    """Containers on their way out."""
+    """Containers that are being ended."""
+    uncertain: int
+    """Containers that may still exist although their end was seen, or whose creation may have succeeded."""
     waiting: int
     """Callers in the queue."""
 

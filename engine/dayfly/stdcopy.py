@@ -7,6 +7,8 @@ Source: Docker Engine API, "Attach to a container", section "Stream format".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .errors import ProtocolViolation
 
 STDOUT = 1
@@ -23,12 +25,15 @@ class StreamDecoder:
         self._stream: int = STDOUT
         self._broken: str | None = None
 
-    def feed(self, data: bytes) -> list[tuple[int, memoryview]]:
-        """Return the payloads in `data`, in order, each with its stream (1 stdout, 2 stderr). They are views into `data`."""
+    def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
+        """Yield the payloads in `data`, in order, each with its stream (1 stdout, 2 stderr).
+
+        They are views into `data`. What stands before a bad header is yielded first: how bytes were
+        cut into reads changes nothing.
+        """
         if self._broken:
             raise ProtocolViolation(self._broken)
         view = memoryview(data)
-        found: list[tuple[int, memoryview]] = []
         at = 0
         while at < len(view):
             if self._left == 0:
@@ -41,8 +46,7 @@ class StreamDecoder:
             piece = view[at : at + self._left]
             at += len(piece)
             self._left -= len(piece)
-            found.append((self._stream, piece))
-        return found
+            yield self._stream, piece
 
     def _open_piece(self) -> None:
         stream, zeros = self._header[0], self._header[1:4]

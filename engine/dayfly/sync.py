@@ -1,33 +1,45 @@
-"""Sandbox: AsyncSandbox for threads. One daemon thread runs an event loop with the async sandbox in it; every call is handed over.
+"""Sandbox: AsyncSandbox for threads. One daemon thread runs an event loop with the async sandbox in it.
 
-Not a second implementation: what a call does and raises is AsyncSandbox's. Owned here is what threads bring with them:
-a call that is interrupted (Ctrl-C) cancels its run before it raises, and an interpreter that exits without `close` closes.
+Not a second implementation: what a call does and raises is AsyncSandbox's. Owned here is what threads
+bring with them: a call that is interrupted (Ctrl-C) cancels its run before it raises, callbacks run in
+the caller's thread, and an interpreter that exits without `close` closes.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import queue
 import threading
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import aclosing, closing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from .container import OnOutput
 from .errors import PoolClosed
-from .job import UNSET, Job
-from .result import Piece, Result
-from .sandbox import AsyncSandbox
+from .events import Ended, Event, Leased
+from .job import Job, RunOptions
+from .messages import Run
+from .result import OnOutput, Piece, Recorder, Result
+from .sandbox import AsyncSandbox, SandboxOptions
 from .stats import Stats
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+log = logging.getLogger("dayfly.sync")
+
 T = TypeVar("T")
+
+CANCEL_WITHIN = 5.0
+"""Seconds that an interrupted call waits for its run to be cancelled."""
 
 
 class Sandbox:
@@ -36,7 +48,13 @@ class Sandbox:
     Takes AsyncSandbox's arguments. Use it as a context manager, or call `initialize` and `close`.
     """
 
-    def __init__(self, pool_size: int = 1, timeout_ms: float = 10_000, memory_limit_mb: float = 50, **options: Any) -> None:
+    def __init__(
+        self,
+        pool_size: int = 1,
+        timeout_ms: float = 10_000,
+        memory_limit_mb: float = 50,
+        **options: Unpack[SandboxOptions],
+    ) -> None:
         self._sandbox = AsyncSandbox(pool_size, timeout_ms, memory_limit_mb, **options)
         self._loop: _Loop | None = None
 
@@ -44,7 +62,7 @@ class Sandbox:
         """See AsyncSandbox.initialize."""
         if self._loop is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
-        self._loop = _Loop()
+        self._loop = _Loop(self._sandbox.close)
         _open.add(self)
         try:
             self._loop.call(self._sandbox.initialize)
@@ -53,10 +71,15 @@ class Sandbox:
             raise
 
     def close(self) -> None:
-        """See AsyncSandbox.close. Runs in other threads raise PoolClosed."""
-        _open.discard(self)
+        """See AsyncSandbox.close. Runs in other threads raise PoolClosed.
+
+        May be called from any thread, from a signal handler and from a callback of `run`, also while
+        another call of it is in progress: all return when the sandbox is closed. RuntimeError in the
+        sandbox's own thread, which changes nothing.
+        """
         if self._loop is not None:
-            self._loop.close(self._sandbox.close)
+            self._loop.close()
+        _open.discard(self)
 
     def __enter__(self) -> Sandbox:
         self.initialize()
@@ -69,8 +92,7 @@ class Sandbox:
         loop = getattr(self, "_loop", None)  # there is none if the constructor has failed
         if loop is not None and loop.open and loop.owner == os.getpid():
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
-            # Not from here: this may be any thread, the loop's own among them, and it must not wait.
-            threading.Thread(target=loop.close, args=(self._sandbox.close,), name="dayfly close", daemon=True).start()
+            loop.start_closing()  # without waiting: this may be any thread, the loop's own among them
 
     def __repr__(self) -> str:
         return repr(self._sandbox).replace("AsyncSandbox", "Sandbox")
@@ -82,40 +104,57 @@ class Sandbox:
         self,
         code: str | Job | Mapping[str, Any],
         *,
-        timeout_ms: float | None = None,
-        v3: bool | None = None,
-        data: Any = UNSET,
-        stdin: str | bytes | None = None,
-        args: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
         on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
     ) -> Result:
-        """See AsyncSandbox.run. `on_output` is called in the thread that called `run`, `on_start` in the sandbox's own."""
-        options: dict[str, Any] = {"timeout_ms": timeout_ms, "v3": v3, "data": data, "stdin": stdin, "args": args, "env": env}
-        options["on_start"] = on_start
-        if on_output is None:
+        """See AsyncSandbox.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        if on_output is None and on_start is None:
             return self._open_loop().call(lambda: self._sandbox.run(code, **options))
-        for item in self.stream(code, **options):
-            if isinstance(item, Result):
-                return item
-            on_output(item)
-        raise AssertionError("a stream ends with its Result")
+        recorder = Recorder()
+        with closing(self._events(self._sandbox.prepare(code, options))) as events:
+            for event in events:
+                if isinstance(event, Leased):
+                    if on_start is not None:
+                        on_start()
+                elif isinstance(event, Ended):
+                    return recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
+                elif (piece := recorder.take(event)) is not None and on_output is not None:
+                    on_output(piece)
+        raise AssertionError("a run ends with Ended, or raises")
 
-    def stream(self, code: str | Job | Mapping[str, Any], **options: Any) -> Iterator[Piece | Result]:
+    def stream(self, code: str | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last. Leaving the loop early ends the run."""
-        pieces: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
-        future = self._open_loop().start(lambda: self._sandbox.run(code, on_output=pieces.put, **options))
-        future.add_done_callback(lambda _: pieces.put(None))
+        recorder = Recorder()
+        with closing(self._events(self._sandbox.prepare(code, options))) as events:
+            for event in events:
+                if isinstance(event, Ended):
+                    yield recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
+                elif (piece := recorder.take(event)) is not None:
+                    yield piece
+
+    def _events(self, wanted: Run) -> Generator[Event, None, None]:
+        """AsyncSandbox's events, in this thread: the one bridge from the loop."""
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async with aclosing(self._sandbox.events(wanted)) as source:
+                    async for event in source:
+                        events.put(event)
+            finally:
+                events.put(None)
+
+        call = self._open_loop().start(pump)
         try:
-            while (piece := pieces.get()) is not None:
-                yield piece
-            yield future.result()
+            while (event := events.get()) is not None:
+                yield event
+            call.result()
         finally:
-            _cancel(future)
+            call.cancel()
 
     def stats(self) -> Stats:
-        """See AsyncSandbox.stats."""
+        """See AsyncSandbox.stats. May be called from any thread."""
         return self._sandbox.stats()
 
     def _open_loop(self) -> _Loop:
@@ -126,17 +165,44 @@ class Sandbox:
         return self._loop
 
 
-class _Loop:
-    """An event loop in a daemon thread. Daemon, so that an interpreter that exits does not wait for a sandbox that nobody closed."""
+class _Call(Future[T]):
+    """A call on the loop. Unlike the portal's own future, it is done only when nothing of the call is running any more."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.inner: Future[None] | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the call if it is still in progress, and wait until it is over. Bounded in time; never raises."""
+        if self.done() or self.inner is None:
+            return False
+        self.inner.cancel()
+        try:
+            self.exception(CANCEL_WITHIN)
+        except BaseException as error:  # noqa: BLE001 - cancelled or late: the caller's own error is what counts
+            log.debug("a cancelled call: %r", error)
+        return True
+
+
+class _Loop:
+    """An event loop in a daemon thread. Daemon, so that an interpreter that exits does not wait for a sandbox that was not closed."""
+
+    def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
         self.owner = os.getpid()
-        self.open = True
-        self._lock = threading.Lock()
+        self._last = last
+        self._closing: Future[None] | None = None
+        # Re-entrant: a signal handler may interrupt its holder, and call the same method. It is never
+        # held while anything is waited for.
+        self._lock = threading.RLock()
         portal: Future[BlockingPortal] = Future()
         self._thread = threading.Thread(target=self._main, args=(portal,), name="dayfly sandbox", daemon=True)
         self._thread.start()
         self._portal = portal.result()
+
+    @property
+    def open(self) -> bool:
+        """Whether calls may be started."""
+        return self._closing is None
 
     def _main(self, started: Future[BlockingPortal]) -> None:
         async def serve() -> None:
@@ -151,39 +217,70 @@ class _Loop:
                 raise
             started.set_exception(error)
 
-    def start(self, call: Callable[[], Awaitable[T]]) -> Future[T]:
+    def start(self, call: Callable[[], Awaitable[T]]) -> _Call[T]:
         """Start a call on the loop."""
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError("this is the sandbox's own thread; call the sandbox from another one")
+        outer: _Call[T] = _Call()
+
+        async def run() -> None:
+            try:
+                result = await call()
+            except Exception as error:  # noqa: BLE001 - handed over to the caller
+                outer.set_exception(error)
+            except BaseException:
+                outer.set_exception(PoolClosed("the call was cancelled", delivered=True))
+                raise
+            else:
+                outer.set_result(result)
+
         try:
-            return self._portal.start_task_soon(call)
+            outer.inner = self._portal.start_task_soon(run)
         except RuntimeError:  # the portal was stopped a moment ago
             raise PoolClosed("the sandbox is closed") from None
+        return outer
 
     def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call on the loop, and wait for it. Whatever interrupts the waiting cancels the call."""
-        future = self.start(call)
+        started = self.start(call)
         try:
-            return future.result()
+            return started.result()
         finally:
-            _cancel(future)
+            started.cancel()
 
-    def close(self, last: Callable[[], Awaitable[None]]) -> None:
-        """Make the last call, and end the loop. The second caller waits for the first."""
+    def start_closing(self) -> Future[None]:
+        """Have the loop make the last call and end. The second caller gets the first one's future."""
+        with self._lock:
+            if self._closing is None:
+                self._closing = Future()
+                closing = self._closing
+
+                async def close() -> None:
+                    try:
+                        await self._last()
+                        closing.set_result(None)
+                    except BaseException as error:
+                        closing.set_exception(error)
+                        raise
+                    finally:
+                        await self._portal.stop()
+
+                try:
+                    self._portal.start_task_soon(close)
+                except RuntimeError as error:
+                    closing.set_exception(error)
+            return self._closing
+
+    def close(self) -> None:
+        """Make the last call, end the loop, and wait for both."""
         if self.owner != os.getpid():
             return
-        with self._lock:
-            if self.open:
-                try:
-                    self.call(last)
-                finally:
-                    self.open = False
-                    self.start(self._portal.stop)
-                    self._thread.join()
-
-
-def _cancel(future: Future[Any]) -> None:
-    """Cancel a call that is still under way, and return when the loop has been told so: its container ends at once, by itself."""
-    if not future.done():
-        future.cancel()
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError("close was called in the sandbox's own thread, which cannot wait for its own end")
+        try:
+            self.start_closing().result()
+        finally:
+            self._thread.join()
 
 
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
@@ -191,7 +288,10 @@ _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
 def _close_all() -> None:
     for sandbox in list(_open):
-        sandbox.close()
+        try:
+            sandbox.close()
+        except BaseException:  # one that fails must not keep the others open
+            log.exception("a sandbox could not be closed at exit")
 
 
 atexit.register(_close_all)

@@ -1,0 +1,107 @@
+"""A task for what outlives a call, on asyncio or trio.
+
+It belongs to no caller, so no caller's cancellation ends it. It cannot end silently: an internal error
+is logged with its traceback, and kept for everybody who waits or comes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio
+
+from .errors import DayflyError
+
+log = logging.getLogger("dayfly.owner")
+
+_NEXT_PASS = 0.001
+"""Seconds: any time but now."""
+
+
+class OwnerTask:
+    """Runs `main` in a task of its own. `main` calls its argument when it has started.
+
+    `on_failure` is called with the error of a `main` that failed after it had started.
+    """
+
+    def __init__(
+        self,
+        main: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._live = main
+        self._on_failure = on_failure
+        self._scope = anyio.CancelScope()
+        self._has_started = False
+        self._started = anyio.Event()
+        self._over = anyio.Event()
+        self.error: BaseException | None = None
+        self._loop = event_loop()
+        if isinstance(self._loop, asyncio.AbstractEventLoop):
+            self._task = self._loop.create_task(self._main(), name="dayfly sandbox")
+        else:
+            sys.modules["trio"].lowlevel.spawn_system_task(self._main, name="dayfly sandbox")
+
+    async def _main(self) -> None:
+        try:
+            with self._scope:
+                await self._live(self._note_start)
+        except Exception as error:
+            self.error = _only(error)
+            if not isinstance(self.error, DayflyError):
+                log.exception("a sandbox has failed with an internal error")
+            if self._has_started:
+                self._on_failure(self.error)
+        finally:
+            self._started.set()
+            self._over.set()
+
+    def _note_start(self) -> None:
+        self._has_started = True
+        self._started.set()
+
+    def check_loop(self) -> None:
+        """Raise RuntimeError if the running event loop is not the one that it lives on."""
+        if self._loop is not event_loop():
+            raise RuntimeError(
+                "this sandbox belongs to another event loop, the one that `initialize` ran on; make one here, or use Sandbox"
+            )
+
+    async def started(self) -> None:
+        """Wait until `main` has started. Raises what it raised before that."""
+        await self._started.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def end(self) -> None:
+        """Cancel it, and wait for its end."""
+        # By the clock, not from this task. See "Upstream" in ARCHITECTURE.md.
+        self._scope.deadline = anyio.current_time() + _NEXT_PASS
+        await self._over.wait()
+
+
+def _only(error: BaseException) -> BaseException:
+    """Task groups wrap even a single error; the caller is told of the error itself."""
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return _only(inner[0]) if len(inner) == 1 else error
+
+
+def event_loop() -> object:
+    """The running event loop: trio's token of it, or asyncio's own.
+
+    trio is asked first: in its guest mode it runs on top of asyncio, which would answer too.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            pass
+        else:
+            token: object = trio.lowlevel.current_trio_token()
+            return token
+    return asyncio.get_running_loop()
