@@ -1,4 +1,4 @@
-"""The pool's brain: whatever happens, in whatever order, its promises hold. First any history, then the races one by one."""
+"""The ledger: first any history by a state machine, then the races one by one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dayfly.ledger import BACKOFF_FIRST, BACKOFF_MOST, Ledger, Plan, State, Tick
 FOREVER = 1e9
 
 
-def ledger(size: int = 1, *, max_alive: int = 8, max_making: int = 4, max_waiting: int = 8, max_wait: float = 10.0) -> Ledger:
-    return Ledger(size=size, max_alive=max_alive, max_making=max_making, max_waiting=max_waiting, max_wait=max_wait)
+def ledger(size: int = 1, *, max_alive: int = 8, max_creating: int = 4, max_waiting: int = 8, max_wait: float = 10.0) -> Ledger:
+    return Ledger(size=size, max_alive=max_alive, max_creating=max_creating, max_waiting=max_waiting, max_wait=max_wait)
 
 
 class Histories(RuleBasedStateMachine):
@@ -38,12 +38,12 @@ class Histories(RuleBasedStateMachine):
     @initialize(
         size=st.integers(1, 4),
         spare=st.integers(0, 3),
-        max_making=st.integers(1, 3),
+        max_creating=st.integers(1, 3),
         max_waiting=st.integers(0, 4),
         max_wait=st.sampled_from([0.05, 1.0, 5.0]),
     )
-    def open(self, size: int, spare: int, max_making: int, max_waiting: int, max_wait: float) -> None:
-        self.ledger = ledger(size, max_alive=size + spare, max_making=max_making, max_waiting=max_waiting, max_wait=max_wait)
+    def open(self, size: int, spare: int, max_creating: int, max_waiting: int, max_wait: float) -> None:
+        self.ledger = ledger(size, max_alive=size + spare, max_creating=max_creating, max_waiting=max_waiting, max_wait=max_wait)
 
     def of(self, *states: State) -> list[int]:
         return [key for key, state in self.members.items() if state in states]
@@ -78,7 +78,7 @@ class Histories(RuleBasedStateMachine):
         ticket = data.draw(st.sampled_from(self.queue))
         self.ledger.withdraw(ticket)
         self.queue.remove(ticket)
-        assert ticket.member is None
+        assert ticket.worker is None
 
     @precondition(lambda self: set(self.holders) - self.taken)
     @rule(data=st.data())
@@ -86,8 +86,8 @@ class Histories(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(set(self.holders) - self.taken)))
         ticket = self.holders.pop(key)
         self.ledger.withdraw(ticket)
-        assert ticket.member is None
-        if self.members.get(key) is State.BUSY:
+        assert ticket.worker is None
+        if self.members.get(key) is State.LEASED:
             self.members[key] = State.WARM
 
     @precondition(lambda self: set(self.holders) - self.taken)
@@ -97,28 +97,72 @@ class Histories(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def made(self, data: st.DataObject) -> None:
-        key = self.a_member(data, State.MAKING)
-        self.ledger.made(key)
-        if self.members.get(key) is State.MAKING:
+        key = self.a_member(data, State.CREATING)
+        self.ledger.warm(key)
+        if self.members.get(key) is State.CREATING:
             self.members[key] = State.WARM
             self.no_make_before = self.now
             assert not self.ledger.failing
 
     @rule(data=st.data())
     def ending(self, data: st.DataObject) -> None:
-        key = self.a_member(data, State.BUSY)
-        self.ledger.ending(key)
-        if key in self.members:
+        key = self.a_member(data, State.LEASED)
+        self.ledger.ending(key, self.now)
+        state = self.members.get(key)
+        if state is not None and state is not State.UNCERTAIN:
             self.members[key] = State.ENDING
+        self.check_failure(state)
 
-    @rule(data=st.data())
-    def gone(self, data: st.DataObject) -> None:
-        key = self.a_member(data, *State)
-        self.ledger.gone(key, self.now)
-        if self.members.pop(key, None) in (State.MAKING, State.WARM):
+    def check_failure(self, state: State | None) -> None:
+        if state in (State.CREATING, State.WARM) and not self.ledger.closed:
             assert self.ledger.failing
             self.no_make_before = max(self.no_make_before, self.ledger._resume_at)
             assert self.now < self.ledger._resume_at <= self.now + BACKOFF_MOST
+
+    @rule(data=st.data())
+    def over(self, data: st.DataObject) -> None:
+        key = self.a_member(data, *State)
+        self.ledger.over(key, self.now)
+        if self.members.get(key) is not State.UNCERTAIN:
+            self.check_failure(self.members.pop(key, None))
+
+    @rule(data=st.data(), counts=st.booleans(), lost=st.booleans(), expected_in=st.sampled_from([0.0, 1.0]))
+    def uncertain(self, data: st.DataObject, counts: bool, lost: bool, expected_in: float) -> None:
+        """As a container ends: first `ending`, then what is not certain."""
+        key = self.a_member(data, State.ENDING, State.LEASED)
+        self.ledger.ending(key, self.now)
+        suspect_for = 5.0 if lost else 0.0
+        self.ledger.uncertain(key, self.now, expected_in=expected_in, suspect_for=suspect_for, counts=counts, lost=lost)
+        if key in self.members:
+            self.check_failure(self.members[key])
+            self.members[key] = State.UNCERTAIN
+
+    @rule(data=st.data())
+    def listed(self, data: st.DataObject) -> None:
+        """The engine lists some of the members, and a stranger with this sandbox's label."""
+        for key, record in self.ledger._records.items():
+            record.name, record.id = f"name {key}", f"id {key}" if key % 2 else ""
+        shown = [key for key in self.members if data.draw(st.booleans())]
+        rows = [(f"name {key}", f"id {key}") for key in shown] + [("stranger", "stranger")]
+        records = {key: self.ledger._records[key] for key in self.of(State.UNCERTAIN)}
+        until = {key: record.until for key, record in records.items()}
+        check_at = {key: record.check_at for key, record in records.items()}
+        remove, leaving = self.ledger.listed(self.now, rows)
+        expected = [f"id {key}" for key in shown if key in records]
+        assert sorted([*remove, *leaving]) == sorted([*expected, "stranger"]), "what nothing attends to"
+        assert "stranger" in remove
+        for key, record in records.items():
+            if key in shown:
+                assert (f"id {key}" in leaving) == (check_at[key] > self.now)
+                assert not record.lost
+            elif until[key] <= self.now:
+                del self.members[key]
+            else:
+                assert not record.counts
+
+    @rule()
+    def unlisted(self) -> None:
+        self.ledger.unlisted(self.now, 60.0)
 
     @precondition(lambda self: self.queue or self.members)
     @rule()
@@ -143,24 +187,24 @@ class Histories(RuleBasedStateMachine):
             assert plan.wake_at > self.now
             self.now = plan.wake_at
             due = self.ledger.plan(self.now)
-            assert due.make or due.answered, "it woke up for nothing"
+            assert due.create or due.answered, "it woke up for nothing"
             self.follow(due)
 
     def follow(self, plan: Plan) -> None:
         """Carry the plan out in the books, and check that each step of it was right."""
         before, warm = list(self.queue), self.of(State.WARM)
-        given = [ticket for ticket in plan.answered if ticket.member is not None]
+        given = [ticket for ticket in plan.answered if ticket.worker is not None]
         expired = [ticket for ticket in plan.answered if ticket.expired]
         assert plan.answered == before[: len(plan.answered)], "answers go to the head of the queue, in order"
         assert len(given) == (0 if self.ledger.closed else min(len(before), len(warm)))
         for ticket in plan.answered:
             assert id(ticket) not in self.answered, "each is answered once"
             self.answered.add(id(ticket))
-            assert ticket.member is None or not ticket.expired
+            assert ticket.worker is None or not ticket.expired
         if self.ledger.closed:
             assert plan.answered == before
             assert not expired
-            assert plan.make == []
+            assert plan.create == []
         else:
             assert plan.answered == given + expired
             assert all(ticket.deadline <= self.now for ticket in expired)
@@ -168,27 +212,27 @@ class Histories(RuleBasedStateMachine):
         assert all(ticket.deadline > self.now for ticket in self.queue)
 
         for ticket in given:
-            assert ticket.member is not None
-            assert self.members[ticket.member] is State.WARM, "only a warm member is given, and to one waiter"
-            self.members[ticket.member] = State.BUSY
-            self.taken.discard(ticket.member)
-            assert ticket.member not in self.holders
-            self.holders[ticket.member] = ticket
+            assert ticket.worker is not None
+            assert self.members[ticket.worker] is State.WARM, "only a warm member is given, and to one waiter"
+            self.members[ticket.worker] = State.LEASED
+            self.taken.discard(ticket.worker)
+            assert ticket.worker not in self.holders
+            self.holders[ticket.worker] = ticket
 
-        assert not self.seen.intersection(plan.make), "a key is never used again"
-        assert not plan.make or self.now >= self.no_make_before, "backing off"
-        if plan.make:
-            making = len(self.of(State.MAKING)) + len(plan.make)
-            assert making <= (1 if self.ledger.failing else self.ledger.max_making)
+        assert not self.seen.intersection(plan.create), "a key is never used again"
+        assert not plan.create or self.now >= self.no_make_before, "backing off"
+        if plan.create:
+            making = len(self.of(State.CREATING)) + len(plan.create)
+            assert making <= (1 if self.ledger.failing else self.ledger.max_creating)
             assert len(self.of(State.WARM)) + making <= self.ledger.size
-        self.seen.update(plan.make)
-        self.members |= dict.fromkeys(plan.make, State.MAKING)
+        self.seen.update(plan.create)
+        self.members |= dict.fromkeys(plan.create, State.CREATING)
 
     def nothing_is_due_before(self, wake_at: float | None) -> None:
         for seconds in (0.0, 0.04, 0.1, 1.0, FOREVER):
             if wake_at is None or self.now + seconds < wake_at:
                 later = copy.deepcopy(self.ledger).plan(self.now + seconds)
-                assert not later.make
+                assert not later.create
                 assert not later.answered
 
     @rule()
@@ -198,13 +242,12 @@ class Histories(RuleBasedStateMachine):
             return
         future, now = copy.deepcopy(self.ledger), self.now + FOREVER
         future.plan(now)
-        for key in [key for key, state in future._members.items() if state in (State.BUSY, State.ENDING)]:
-            future.ending(key)
-            future.gone(key, now)
+        for key in [key for key, record in future._records.items() if record.state in (State.LEASED, State.ENDING, State.UNCERTAIN)]:
+            future.gone(key)
         for _ in range(3 * self.ledger.max_alive):
             future.plan(now)
-            for key in [key for key, state in future._members.items() if state is State.MAKING]:
-                future.made(key)
+            for key in [key for key, record in future._records.items() if record.state is State.CREATING]:
+                future.warm(key)
         # More than its size only where members were given and came back unused.
         assert future.size <= future.count(State.WARM) == future.alive <= future.max_alive
         assert future.plan(now) == Plan()
@@ -213,15 +256,16 @@ class Histories(RuleBasedStateMachine):
     def the_books_agree(self) -> None:
         if not hasattr(self, "ledger"):
             return
-        assert self.ledger._members == self.members
+        assert {key: record.state for key, record in self.ledger._records.items()} == self.members
         assert sorted(self.ledger._warm) == sorted(self.of(State.WARM)), "in one place, and once"
         assert list(map(id, self.ledger._waiting)) == list(map(id, self.queue))
-        assert self.ledger.alive == len(self.members) <= self.ledger.max_alive
-        assert self.ledger.count(State.MAKING) <= self.ledger.max_making
+        counted = [record for record in self.ledger._records.values() if record.counts]
+        assert self.ledger.alive == len(counted) <= self.ledger.max_alive
+        assert self.ledger.count(State.CREATING) <= self.ledger.max_creating
         assert {state: self.ledger.count(state) for state in State} == {state: len(self.of(state)) for state in State}
         assert self.ledger.waiting == len(self.queue) <= self.ledger.max_waiting + self.ledger.max_alive
-        busy = self.of(State.BUSY)
-        assert all(self.holders[key].member == key for key in busy), "who is busy has one user"
+        busy = self.of(State.LEASED)
+        assert all(self.holders[key].worker == key for key in busy), "a leased worker has one user"
 
 
 TestHistories: Any = Histories.TestCase
@@ -234,23 +278,23 @@ TestHistories.settings = settings(max_examples=120, stateful_step_count=40)
 def warm(book: Ledger, now: float = 0.0) -> list[int]:
     """Make all that is planned until nothing is."""
     made = []
-    while plan := book.plan(now).make:
+    while plan := book.plan(now).create:
         for key in plan:
-            book.made(key)
+            book.warm(key)
         made += plan
     return made
 
 
 def test_a_waiter_that_withdraws_in_the_tick_of_its_answer_leaves_the_member_to_the_next() -> None:
     book = ledger()
-    (key,) = book.plan(0).make
+    (key,) = book.plan(0).create
     first, second = book.ask(0), book.ask(0)
-    book.made(key)
+    book.warm(key)
     assert book.plan(0).answered == [first]
     book.withdraw(first)
-    assert (first.member, first.expired) == (None, False)
+    assert (first.worker, first.expired) == (None, False)
     assert book.plan(0).answered == [second]
-    assert second.member == key
+    assert second.worker == key
 
 
 def test_what_was_given_back_is_the_first_to_be_given_again() -> None:
@@ -258,11 +302,11 @@ def test_what_was_given_back_is_the_first_to_be_given_again() -> None:
     oldest, _ = warm(book)
     ticket = book.ask(0)
     book.plan(0)
-    assert ticket.member == oldest
+    assert ticket.worker == oldest
     book.withdraw(ticket)
     following = book.ask(0)
     book.plan(0)
-    assert following.member == oldest
+    assert following.worker == oldest
 
 
 @pytest.mark.parametrize("then", ["ending", "gone"])
@@ -272,11 +316,11 @@ def test_a_member_that_ended_between_its_hand_over_and_the_withdrawal_does_not_r
     ticket = book.ask(0)
     book.plan(0)
     if then == "ending":
-        book.ending(key)
-    book.gone(key, 0)
+        book.ending(key, 0)
+    book.over(key, 0)
     book.withdraw(ticket)
     assert book.count(State.WARM) == 0
-    assert key not in book._members
+    assert key not in book._records
 
 
 def test_withdrawing_twice_changes_nothing_more() -> None:
@@ -291,11 +335,11 @@ def test_withdrawing_twice_changes_nothing_more() -> None:
 
 def test_a_member_and_the_deadline_that_come_together_are_a_member() -> None:
     book = ledger(max_wait=5)
-    (key,) = book.plan(0).make
+    (key,) = book.plan(0).create
     ticket = book.ask(0)
-    book.made(key)
+    book.warm(key)
     assert book.plan(5).answered == [ticket]
-    assert (ticket.member, ticket.expired) == (key, False)
+    assert (ticket.worker, ticket.expired) == (key, False)
 
 
 def test_who_waits_to_the_deadline_expires_at_it_and_not_before() -> None:
@@ -304,7 +348,7 @@ def test_who_waits_to_the_deadline_expires_at_it_and_not_before() -> None:
     assert book.plan(5.999).answered == []
     assert book.plan(5.999).wake_at == 6
     assert book.plan(6).answered == [ticket]
-    assert (ticket.member, ticket.expired) == (None, True)
+    assert (ticket.worker, ticket.expired) == (None, True)
     assert book.plan(6) == Plan()
 
 
@@ -317,19 +361,19 @@ def test_after_close_a_given_member_that_comes_back_is_given_to_nobody() -> None
     book.withdraw(given)
     plan = book.plan(0)
     assert plan.answered == [waits]
-    assert (waits.member, waits.expired) == (None, False)
-    assert plan.make == []
+    assert (waits.worker, waits.expired) == (None, False)
+    assert plan.create == []
     assert list(book._warm) == [key]
 
 
 def test_after_close_nothing_is_made_given_or_waited_for_whatever_happens() -> None:
     book = ledger(3)
-    first, second, third = book.plan(0).make
-    book.made(first)
+    first, second, third = book.plan(0).create
+    book.warm(first)
     book.close()
     book.close()
-    book.made(second)
-    book.gone(third, 0)
+    book.warm(second)
+    book.over(third, 0)
     with pytest.raises(PoolClosed):
         book.ask(0)
     assert book.plan(0) == book.plan(FOREVER) == Plan()
@@ -358,42 +402,42 @@ def test_who_can_be_served_at_once_takes_no_place_in_the_queue() -> None:
 
 def test_tales_of_members_that_are_gone_or_never_were_change_nothing() -> None:
     book = ledger()
-    (key,) = warm(book)
-    book.ending(key)
-    book.gone(key, 0)
+    key = leased(book)
+    book.over(key, 0)
     for stranger in (key, 99, -1):
-        book.made(stranger)
-        book.ending(stranger)
-        book.gone(stranger, 0)
-    assert (book.alive, book.failing) == (0, False)
-    (following,) = book.plan(0).make
-    assert following != key
+        book.warm(stranger)
+        book.ending(stranger, 0)
+        book.uncertain(stranger, 0, expected_in=0, counts=True)
+        book.over(stranger, 0)
+        book.gone(stranger)
+    assert (book.alive, book.failing) == (1, False), "its replacement is being created"
+    assert key not in book._records
 
 
 def test_made_twice_is_made_once() -> None:
     book = ledger()
     (key,) = warm(book)
-    book.made(key)
+    book.warm(key)
     assert list(book._warm) == [key]
     ticket = book.ask(0)
     book.plan(0)
-    book.made(key)
-    assert ticket.member == key
-    assert book.count(State.BUSY) == 1
+    book.warm(key)
+    assert ticket.worker == key
+    assert book.count(State.LEASED) == 1
     assert list(book._warm) == []
 
 
 def test_a_warm_member_that_dies_is_replaced_and_never_given() -> None:
     book = ledger()
     (key,) = warm(book)
-    book.gone(key, 0)
+    book.over(key, 0)
     ticket = book.ask(0)
     plan = book.plan(0)
-    assert (plan.answered, plan.make, plan.wake_at) == ([], [], BACKOFF_FIRST)
-    (following,) = book.plan(BACKOFF_FIRST).make
-    book.made(following)
+    assert (plan.answered, plan.create, plan.wake_at) == ([], [], BACKOFF_FIRST)
+    (following,) = book.plan(BACKOFF_FIRST).create
+    book.warm(following)
     book.plan(BACKOFF_FIRST)
-    assert ticket.member == following
+    assert ticket.worker == following
 
 
 def test_a_used_member_that_goes_is_no_failure() -> None:
@@ -401,8 +445,8 @@ def test_a_used_member_that_goes_is_no_failure() -> None:
     (key,) = warm(book)
     book.ask(0)
     book.plan(0)
-    book.ending(key)
-    book.gone(key, 0)
+    book.ending(key, 0)
+    book.over(key, 0)
     assert not book.failing
 
 
@@ -411,29 +455,29 @@ def test_members_on_their_way_out_count_as_alive() -> None:
     keys = warm(book)
     for _ in keys:
         book.ask(0)
-    (third,) = book.plan(0).make
-    book.made(third)
+    (third,) = book.plan(0).create
+    book.warm(third)
     for key in keys:
-        book.ending(key)
-    assert book.plan(0).make == []
-    book.gone(keys[0], 0)
-    assert len(book.plan(0).make) == 1
+        book.ending(key, 0)
+    assert book.plan(0).create == []
+    book.over(keys[0], 0)
+    assert len(book.plan(0).create) == 1
 
 
 def test_failures_back_off_twice_as_long_each_time_up_to_a_bound_and_one_try_at_a_time() -> None:
     book, now, pauses = ledger(4), 0.0, []
-    keys = book.plan(now).make
+    keys = book.plan(now).create
     assert len(keys) == 4
     for _ in range(8):
         for key in keys:
-            book.gone(key, now)
+            book.over(key, now)
         plan = book.plan(now)
-        assert plan.make == []
+        assert plan.create == []
         assert plan.wake_at is not None
-        assert book.plan(plan.wake_at - 1e-6).make == []
+        assert book.plan(plan.wake_at - 1e-6).create == []
         pauses.append(round(plan.wake_at - now, 6))
         now = plan.wake_at
-        keys = book.plan(now).make
+        keys = book.plan(now).create
         assert len(keys) == 1
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
     assert pauses[0] == BACKOFF_FIRST
@@ -442,12 +486,12 @@ def test_failures_back_off_twice_as_long_each_time_up_to_a_bound_and_one_try_at_
 
 def test_one_success_ends_the_backing_off() -> None:
     book = ledger(3)
-    keys = book.plan(0).make
-    book.gone(keys[0], 0)
+    keys = book.plan(0).create
+    book.over(keys[0], 0)
     assert book.failing
-    book.made(keys[1])
+    book.warm(keys[1])
     assert not book.failing
-    assert len(book.plan(0).make) == 1
+    assert len(book.plan(0).create) == 1
 
 
 def test_members_that_die_as_soon_as_they_are_ready_are_made_ever_more_seldom_until_one_is_used() -> None:
@@ -455,10 +499,10 @@ def test_members_that_die_as_soon_as_they_are_ready_are_made_ever_more_seldom_un
 
     def one_dies(plan: Plan) -> None:
         nonlocal now
-        (key,) = plan.make
-        book.made(key)
+        (key,) = plan.create
+        book.warm(key)
         assert not book.failing
-        book.gone(key, now)
+        book.over(key, now)
         wake_at = book.plan(now).wake_at
         assert wake_at is not None
         pauses.append(round(wake_at - now, 6))
@@ -466,8 +510,8 @@ def test_members_that_die_as_soon_as_they_are_ready_are_made_ever_more_seldom_un
 
     for _ in range(7):
         one_dies(book.plan(now))
-    (key,) = book.plan(now).make
-    book.made(key)
+    (key,) = book.plan(now).create
+    book.warm(key)
     book.ask(now)
     plan = book.plan(now)
     assert plan.answered
@@ -476,11 +520,11 @@ def test_members_that_die_as_soon_as_they_are_ready_are_made_ever_more_seldom_un
 
 
 def test_fifty_members_that_die_of_one_cause_are_one_failure() -> None:
-    book = ledger(50, max_alive=50, max_making=50)
+    book = ledger(50, max_alive=50, max_creating=50)
     for key in warm(book):
-        book.gone(key, 0)
+        book.over(key, 0)
     assert book.plan(0).wake_at == BACKOFF_FIRST
-    assert len(book.plan(BACKOFF_FIRST).make) == 1
+    assert len(book.plan(BACKOFF_FIRST).create) == 1
 
 
 def test_it_does_not_wake_to_make_what_nobody_wants() -> None:
@@ -488,10 +532,10 @@ def test_it_does_not_wake_to_make_what_nobody_wants() -> None:
     (key,) = warm(book)
     book.ask(0)
     book.plan(0)
-    book.gone(key, 0)
-    book.made(key)
-    (following,) = book.plan(0).make
-    book.gone(following, 0)
+    book.over(key, 0)
+    book.warm(key)
+    (following,) = book.plan(0).create
+    book.over(following, 0)
     book.close()
     assert book.plan(0).wake_at is None
 
@@ -503,17 +547,17 @@ def test_a_thousand_waiters_are_served_in_the_order_of_their_coming() -> None:
     for _ in range(1_000):
         plan = book.plan(0)
         served += plan.answered
-        for key in plan.make:
-            book.made(key)
+        for key in plan.create:
+            book.warm(key)
         for ticket in plan.answered:
-            assert ticket.member is not None
-            book.ending(ticket.member)
-            book.gone(ticket.member, 0)
+            assert ticket.worker is not None
+            book.ending(ticket.worker, 0)
+            book.over(ticket.worker, 0)
     assert list(map(id, served)) == list(map(id, tickets))
 
 
 def paused(size: int = 2) -> Ledger:
-    return Ledger(size=size, max_alive=8, max_making=4, max_waiting=8, max_wait=10.0, pause=0.2)
+    return Ledger(size=size, max_alive=8, max_creating=4, max_waiting=8, max_wait=10.0, refill_delay=0.2)
 
 
 def test_what_was_given_away_is_replaced_after_the_pause() -> None:
@@ -521,10 +565,10 @@ def test_what_was_given_away_is_replaced_after_the_pause() -> None:
     warm(book)
     book.ask(1.0)
     plan = book.plan(1.0)
-    assert (len(plan.answered), plan.make, plan.wake_at) == (1, [], 1.2)
-    assert book.plan(1.19).make == []
+    assert (len(plan.answered), plan.create, plan.wake_at) == (1, [], 1.2)
+    assert book.plan(1.19).create == []
     plan = book.plan(1.2)
-    assert (len(plan.make), plan.wake_at) == (1, None)
+    assert (len(plan.create), plan.wake_at) == (1, None)
 
 
 def test_each_has_a_pause_of_its_own() -> None:
@@ -532,9 +576,9 @@ def test_each_has_a_pause_of_its_own() -> None:
     warm(book)
     for now in (1.0, 1.1):
         book.ask(now)
-        assert book.plan(now).make == []
-    assert (len(book.plan(1.2).make), book.plan(1.2).wake_at) == (1, 1.1 + 0.2)
-    assert len(book.plan(1.1 + 0.2).make) == 1
+        assert book.plan(now).create == []
+    assert (len(book.plan(1.2).create), book.plan(1.2).wake_at) == (1, 1.1 + 0.2)
+    assert len(book.plan(1.1 + 0.2).create) == 1
 
 
 def test_the_pause_is_over_when_nothing_is_in_use_any_more() -> None:
@@ -542,11 +586,11 @@ def test_the_pause_is_over_when_nothing_is_in_use_any_more() -> None:
     warm(book)
     tickets = [book.ask(1.0), book.ask(1.0)]
     book.plan(1.0)
-    keys = [ticket.member for ticket in tickets if ticket.member is not None]
-    book.ending(keys[0])
-    assert book.plan(1.01).make == []
-    book.ending(keys[1])
-    assert len(book.plan(1.02).make) == 2
+    keys = [ticket.worker for ticket in tickets if ticket.worker is not None]
+    book.ending(keys[0], 0)
+    assert book.plan(1.01).create == []
+    book.ending(keys[1], 0)
+    assert len(book.plan(1.02).create) == 2
 
 
 def test_nobody_waits_for_the_pause() -> None:
@@ -554,7 +598,7 @@ def test_nobody_waits_for_the_pause() -> None:
     warm(book)
     for _ in range(3):
         book.ask(1.0)
-    assert len(book.plan(1.0).make) == 2
+    assert len(book.plan(1.0).create) == 2
 
 
 def test_close_ends_the_pause() -> None:
@@ -564,3 +608,100 @@ def test_close_ends_the_pause() -> None:
     book.plan(1.0)
     book.close()
     assert book.plan(1.0) == Plan()
+
+
+# Records of containers that are uncertain.
+
+
+def leased(book: Ledger) -> int:
+    """Lease one worker, and let it end."""
+    (key,) = warm(book)
+    book.ask(0)
+    book.plan(0)
+    book.ending(key, 0)
+    return key
+
+
+def test_a_name_is_claimed_by_one_worker_only() -> None:
+    book = ledger(2)
+    first, second = book.plan(0).create
+    assert book.claim(first, "dayfly-1")
+    assert not book.claim(second, "dayfly-1")
+    assert book.claim(second, "dayfly-2")
+    assert (book.name(first), book.name(second), book.name(99)) == ("dayfly-1", "dayfly-2", "")
+    book.unclaim(first)
+    assert book.name(first) == ""
+    assert book.claim(first, "dayfly-3")
+    assert book.claim(first, "dayfly-1"), "a second claim gives the first name back"
+    book.gone(second)
+    assert book.claim(first, "dayfly-2")
+
+
+def test_an_uncertain_name_stays_claimed() -> None:
+    book = ledger(1)
+    (key,) = book.plan(0).create
+    assert book.claim(key, "dayfly-1")
+    book.ending(key, 0)
+    book.uncertain(key, 0, expected_in=0, suspect_for=60, counts=True, lost=True)
+    book.over(key, 0)
+    (following,) = book.plan(1).create
+    assert not book.claim(following, "dayfly-1")
+    assert book.lost_names == book.uncertain_names == ["dayfly-1"]
+
+
+def test_a_lost_creation_counts_until_a_listing_lacks_it() -> None:
+    book = ledger(1, max_alive=1)
+    (key,) = book.plan(0).create
+    book.claim(key, "dayfly-1")
+    book.uncertain(key, 0, expected_in=0, suspect_for=60, counts=True, lost=True)
+    assert (book.alive, book.plan(1).create) == (1, [])
+    assert book.listed(1, []) == ([], [])
+    assert book.alive == 0
+    assert len(book.plan(1).create) == 1
+    assert book.listed(59, [("dayfly-1", "late")]) == (["late"], []), "it may still appear"
+    assert book.lost_names == []
+    assert book.listed(60, []) == ([], [])
+    assert book.count(State.UNCERTAIN) == 0
+
+
+def test_an_engine_that_does_not_answer_keeps_lost_creations() -> None:
+    book = ledger(2)
+    lost, ended = book.plan(0).create
+    book.uncertain(lost, 0, expected_in=0, suspect_for=60, counts=True, lost=True)
+    book.uncertain(ended, 0, expected_in=0, counts=False)
+    book.unlisted(50, 60)
+    book.listed(100, [])
+    assert list(book._records) == [lost]
+    book.listed(110, [])
+    assert not book._records
+
+
+def test_a_natural_end_counts_no_more_and_is_left_alone() -> None:
+    book = ledger(1, max_alive=1)
+    key = leased(book)
+    book.created(key, "id")
+    book.uncertain(key, 0, expected_in=1, counts=False)
+    book.over(key, 0)
+    assert book.alive == 0
+    assert book.listed(0.5, [("dayfly-1", "id")]) == ([], ["id"])
+    assert book.listed(1, [("dayfly-1", "id")]) == (["id"], [])
+    book.listed(1, [])
+    assert book.count(State.UNCERTAIN) == 0
+
+
+def test_an_attended_container_is_left_alone_whatever_its_name() -> None:
+    book = ledger(2)
+    named, identified = book.plan(0).create
+    book.claim(named, "dayfly-1")
+    book.claim(identified, "dayfly-2")
+    book.created(identified, "id 2")
+    rows = [("dayfly-1", "id 1"), ("renamed", "id 2"), ("dayfly-2", "a stranger of that name")]
+    assert book.listed(0, rows) == (["a stranger of that name"], [])
+
+
+def test_names_of_uncertain_containers_fall_back_to_ids() -> None:
+    book = ledger(1)
+    key = leased(book)
+    book.created(key, "0123456789abcdef")
+    book.uncertain(key, 0, expected_in=0, counts=True)
+    assert book.uncertain_names == ["0123456789ab"]

@@ -42,7 +42,7 @@ class Factory:
         self.alive: list[Box] = []
         self.warm: list[Box] = []
 
-    async def live(self, on_warm: Callable[[Box], None]) -> None:
+    async def live(self, _: int, on_warm: Callable[[Box], None]) -> None:
         self.tries += 1
         self.alive.append(box := Box())
         try:
@@ -75,7 +75,7 @@ class Counting(Ledger):
 
 
 def book(size: int = 1, *, max_alive: int | None = None, max_waiting: int = 2_000, max_wait: float = 60.0) -> Counting:
-    return Counting(size=size, max_alive=max_alive or 2 * size, max_making=4, max_waiting=max_waiting, max_wait=max_wait)
+    return Counting(size=size, max_alive=max_alive or 2 * size, max_creating=4, max_waiting=max_waiting, max_wait=max_wait)
 
 
 @asynccontextmanager
@@ -89,18 +89,7 @@ async def serving(factory: Factory, ledger: Ledger, clock: Callable[[], float] =
             tasks.cancel_scope.cancel()
     assert factory.alive == []
     assert ledger.alive == ledger.waiting == 0
-    assert (pool._members, pool._waiters) == ({}, {})
-
-
-@asynccontextmanager
-async def leased(pool: Pool[Box]) -> AsyncIterator[Box]:
-    """As a container is used: whatever happens, its use ends it."""
-    async with pool.lease() as box:
-        assert not box.over.is_set()
-        try:
-            yield box
-        finally:
-            box.end()
+    assert (pool._workers, pool._waiters) == ({}, {})
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -125,7 +114,7 @@ async def test_a_lease_that_is_cancelled_at_any_step_loses_no_slot_and_harms_no_
 
     async def use(number: int, scope: CancelScope) -> None:
         with scope:
-            async with leased(pool):
+            async with pool.lease():
                 for _ in range(3):
                     await checkpoint()
             served.append(number)
@@ -158,7 +147,7 @@ async def test_serve_that_is_cancelled_at_any_step_ends_every_member_and_answers
 
     async def use() -> None:
         try:
-            async with leased(pool):
+            async with pool.lease():
                 for _ in range(3):
                     await checkpoint()
         except PoolClosed:
@@ -197,11 +186,11 @@ async def test_serve_that_is_cancelled_at_any_step_ends_every_member_and_answers
 
 def give(pool: Pool[Box], ledger: Ledger, box: Box) -> None:
     """What the life of the one member in the making does when it is warm, without a tick in which its user could wake."""
-    (key,) = ledger._members
-    pool._members[key] = box
-    ledger.made(key)
+    (key,) = ledger._records
+    pool._workers[key] = box
+    ledger.warm(key)
     pool._step()
-    assert ledger.count(State.BUSY) == 1
+    assert ledger.count(State.LEASED) == 1
 
 
 @pytest.mark.parametrize("cancelled", ["before", "after"])
@@ -213,7 +202,7 @@ async def test_who_is_cancelled_in_the_very_tick_of_its_answer_takes_the_member_
 
     async def use(name: str, scope: CancelScope) -> None:
         with scope:
-            async with leased(pool) as box:
+            async with pool.lease() as box:
                 got.append(name)
                 assert box is given
 
@@ -243,7 +232,7 @@ async def test_asyncios_own_cancel_in_the_very_tick_of_the_answer_leaves_the_mem
     factory.gate = anyio.Event()
 
     async def use() -> Box:
-        async with leased(pool) as box:
+        async with pool.lease() as box:
             return box
 
     async with serving(factory, ledger, clock=lambda: 0.0) as pool:  # no time passes: nothing but the withdrawal itself serves the next
@@ -260,9 +249,9 @@ async def test_a_lease_whose_use_fails_uses_its_member_up() -> None:
     factory, ledger = Factory(), book(1)
     async with serving(factory, ledger) as pool:
         with pytest.raises(ZeroDivisionError):
-            async with leased(pool) as first:
+            async with pool.lease() as first:
                 raise ZeroDivisionError
-        async with leased(pool) as second:
+        async with pool.lease() as second:
             assert second is not first
         await wait_all_tasks_blocked()
         assert whole(ledger)
@@ -279,7 +268,7 @@ async def test_a_thousand_waiters_are_served_once_each_in_the_order_of_their_ask
 
     async def use(number: int) -> None:
         asked.append(number)
-        async with leased(pool) as box:
+        async with pool.lease() as box:
             served.append(number)
             boxes.append(box)
 
@@ -301,7 +290,7 @@ async def test_never_more_are_alive_than_allowed() -> None:
 
     async def use() -> None:
         nonlocal most
-        async with leased(pool):
+        async with pool.lease():
             await checkpoint()
             most = max(most, len(factory.alive))
 
@@ -338,19 +327,19 @@ async def test_close_answers_all_who_wait_and_all_who_come_later() -> None:
 
 async def test_close_lets_a_use_that_has_begun_go_on() -> None:
     factory, ledger = Factory(), book(1)
-    async with serving(factory, ledger) as pool, leased(pool):
+    async with serving(factory, ledger) as pool, pool.lease():
         pool.close()
         await wait_all_tasks_blocked()
-        assert ledger.count(State.BUSY) == 1
+        assert ledger.count(State.LEASED) == 1
 
 
 async def test_members_in_every_state_end_with_serve() -> None:
     factory, ledger = Factory(), book(3)
     never = anyio.Event()
 
-    async def live(on_warm: Callable[[Box], None]) -> None:
+    async def live(_: int, on_warm: Callable[[Box], None]) -> None:
         try:
-            await factory.live(on_warm)
+            await factory.live(0, on_warm)
         finally:
             await never.wait()
 
@@ -360,13 +349,13 @@ async def test_members_in_every_state_end_with_serve() -> None:
         await pool.filled()
         factory.gate = anyio.Event()
         async with pool.lease() as busy:
-            async with leased(pool):
+            async with pool.lease():
                 pass
             await wait_all_tasks_blocked()
-            counts = {State.MAKING: 2, State.WARM: 1, State.BUSY: 1, State.ENDING: 1}
+            counts = {State.CREATING: 2, State.WARM: 1, State.LEASED: 1, State.ENDING: 1, State.UNCERTAIN: 0}
             assert {state: ledger.count(state) for state in State} == counts
             tasks.cancel_scope.cancel()
-    assert not busy.over.is_set()
+    assert busy.over.is_set()
     assert factory.alive == []
     assert ledger.alive == 0
 
@@ -375,7 +364,7 @@ async def test_what_is_no_exception_ends_serve_and_everything_with_it() -> None:
     class Stop(BaseException):
         pass
 
-    async def live(on_warm: Callable[[Box], None]) -> None:
+    async def live(_: int, on_warm: Callable[[Box], None]) -> None:
         on_warm(Box())
         await stop.wait()
         raise Stop
@@ -405,7 +394,7 @@ async def test_who_comes_before_serve_is_served_by_it() -> None:
     pool, served = Pool(ledger, factory.live), anyio.Event()
 
     async def use() -> None:
-        async with leased(pool):
+        async with pool.lease():
             served.set()
 
     async with create_task_group() as tasks:
@@ -445,7 +434,7 @@ async def test_making_that_fails_for_ever_is_tried_again_and_again_without_a_bus
     async with serving(factory, ledger) as pool:
         await until(lambda: factory.tries >= 12)
         assert ledger.failing
-        assert pool.failed <= factory.tries <= pool.failed + 1
+        assert ledger.failed <= factory.tries <= ledger.failed + 1
         # One plan for the failure, one at the time to try again, one for the change of that time; not one per turn of the loop.
         assert ledger.plans < 6 * factory.tries
 
@@ -466,7 +455,7 @@ async def test_a_pool_whose_making_works_again_recovers_by_itself_and_serves_who
     served = anyio.Event()
 
     async def use() -> None:
-        async with leased(pool):
+        async with pool.lease():
             served.set()
 
     async with serving(factory, ledger) as pool, create_task_group() as tasks:
@@ -484,14 +473,14 @@ async def test_who_waits_in_vain_is_told_why(hurry: None) -> None:
     factory.broken = OSError("no engine")
     async with serving(factory, ledger) as pool:
         await until(lambda: ledger.failing)  # a slow machine may need longer than max_wait for the first failure
-        with pytest.raises(PoolTimeout, match=r"within 0\.05 s.*making one fails: no engine") as caught:
+        with pytest.raises(PoolTimeout, match=r"within 0\.05 s.*creating one fails: no engine") as caught:
             await pool.lease().__aenter__()
         assert caught.value.__cause__ is factory.broken
 
 
 async def test_a_pool_that_is_merely_busy_blames_nobody() -> None:
     factory, ledger = Factory(), book(1, max_alive=1, max_wait=0.01)
-    async with serving(factory, ledger) as pool, leased(pool):
+    async with serving(factory, ledger) as pool, pool.lease():
         pool.last_error = OSError("long ago")
         with pytest.raises(PoolTimeout, match=r"within 0\.01 s \(queue_timeout_ms\)$") as caught:
             await pool.lease().__aenter__()
@@ -501,7 +490,7 @@ async def test_a_pool_that_is_merely_busy_blames_nobody() -> None:
 async def test_a_full_queue_refuses_at_once_and_keeps_its_order() -> None:
     factory, ledger = Factory(), book(1, max_alive=1, max_waiting=1)
     async with serving(factory, ledger) as pool, create_task_group() as tasks:
-        async with leased(pool):
+        async with pool.lease():
             tasks.start_soon(pool.lease().__aenter__)
             await wait_all_tasks_blocked()
             with pytest.raises(PoolFull):
@@ -517,16 +506,16 @@ async def test_a_warm_member_that_dies_is_replaced_and_not_handed_out(hurry: Non
         (dead,) = factory.warm
         dead.end(OSError("killed"))
         await until(lambda: len(factory.warm) == 2 and whole(ledger))
-        async with leased(pool) as box:
+        async with pool.lease() as box:
             assert box is not dead
-        assert (pool.made, pool.failed) == (2, 1)
+        assert (ledger.became_warm, ledger.failed) == (2, 1)
         assert str(pool.last_error) == "killed"
 
 
 async def test_a_member_that_dies_between_its_hand_over_and_its_users_waking_is_handed_over_all_the_same() -> None:
     ledger, waiting, tries = book(1), anyio.Event(), []
 
-    async def live(on_warm: Callable[[Box], None]) -> None:
+    async def live(_: int, on_warm: Callable[[Box], None]) -> None:
         tries.append(1)
         await waiting.wait()
         if len(tries) == 1:
@@ -549,7 +538,7 @@ async def test_a_member_that_dies_between_its_hand_over_and_its_users_waking_is_
         waiting.set()
         await wait_all_tasks_blocked()
         assert len(got) == 1
-        assert ledger.count(State.BUSY) == ledger.count(State.ENDING) == 0
+        assert ledger.count(State.LEASED) == ledger.count(State.ENDING) == 0
         tasks.cancel_scope.cancel()
 
 
@@ -559,15 +548,15 @@ async def test_a_member_that_dies_between_its_hand_over_and_its_users_waking_is_
 async def test_filled_returns_when_all_are_warm() -> None:
     factory, ledger = Factory(), book(3)
 
-    async def live(on_warm: Callable[[Box], None]) -> None:
+    async def live(_: int, on_warm: Callable[[Box], None]) -> None:
         factory.steps += 5  # one after the other
-        await factory.live(on_warm)
+        await factory.live(0, on_warm)
 
     pool = Pool(ledger, live)
     async with create_task_group() as tasks:
         tasks.start_soon(pool.serve)
         await pool.filled()
-        assert ledger.count(State.WARM) == pool.made == 3
+        assert ledger.count(State.WARM) == ledger.became_warm == 3
         await pool.filled()
         tasks.cancel_scope.cancel()
 
