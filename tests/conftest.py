@@ -107,7 +107,7 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
     yield
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark.encode() in (folder / "environ").read_bytes() and b"undertaker.py" in (folder / "cmdline").read_bytes():
+            if mark.encode() in (folder / "environ").read_bytes() and b"watchdog_process.py" in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)
 
 

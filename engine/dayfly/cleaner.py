@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import anyio
 
@@ -34,12 +35,22 @@ FINISH_PAUSE = 0.05
 
 
 class Cleaner:
-    """Sees to it that the containers of one sandbox are gone. `instance` is the value of LABEL."""
+    """Sees to it that the containers of one sandbox are gone. `instance` is the value of LABEL.
 
-    def __init__(self, engine: EngineAPI, ledger: Ledger, instance: str) -> None:
+    `on_change` is called when a sweep may have released places that count against `max_alive`.
+    """
+
+    def __init__(
+        self,
+        engine: EngineAPI,
+        ledger: Ledger,
+        instance: str,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._ledger = ledger
         self._instance = instance
+        self._on_change = on_change
         self._wanted = anyio.Event()
         self._answers = True
         self.forced = 0
@@ -56,12 +67,13 @@ class Cleaner:
     async def remove(self, key: int, container: str) -> None:
         """Kill and remove a container by its id. Never raises: a failure is tried again later."""
         self.forced += 1
-        gone = False
         try:
-            gone = await self._engine.remove(container, deadline=REMOVE_DEADLINE)
+            await self._engine.remove(container, deadline=REMOVE_DEADLINE)
         except EngineError as error:
             log.warning("container %s could not be removed, and will be tried again: %s", container[:12], error)
-        self._doubt(key, LOOK_AFTER if gone else 0, counts=not gone)
+            self._doubt(key, 0, counts=True)
+        else:  # it is gone, or the engine is removing it already
+            self._doubt(key, LOOK_AFTER, counts=False)
 
     def _doubt(self, key: int, expected_in: float, *, suspect_for: float = 0.0, counts: bool, lost: bool = False) -> None:
         self._ledger.uncertain(key, time.monotonic(), expected_in=expected_in, suspect_for=suspect_for, counts=counts, lost=lost)
@@ -108,6 +120,7 @@ class Cleaner:
         self._answers = True
         names = {row["Id"]: str((row.get("Names") or ["/"])[0]).lstrip("/") for row in rows}
         remove, leaving = self._ledger.listed(asked_at, [(name, container) for container, name in names.items()])
+        self._on_change()
         left = [names[container] for container in leaving]
         for container in remove:
             try:

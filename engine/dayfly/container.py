@@ -380,18 +380,23 @@ class Container:
         happened: set[str] = set()
         code = ""
         with anyio.move_on_after(POST_MORTEM) as scope:
-            try:
-                async with self._engine.events(self.id) as events:
-                    async for event in events:
-                        action = str(event.get("Action", event.get("status")))
-                        happened.add(action)
-                        if action == "die":
-                            code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode"))
-                            scope.deadline = min(scope.deadline, anyio.current_time() + OOM_DELAY)
-                        if code and (code != "137" or happened & {"oom", "kill"}):
-                            break
-            except EngineError:
-                pass
+            while not self._ending:
+                try:
+                    async with self._engine.events(self.id) as events:
+                        async for event in events:
+                            action = str(event.get("Action", event.get("status")))
+                            happened.add(action)
+                            if action == "die":
+                                if not code:
+                                    scope.deadline = min(scope.deadline, anyio.current_time() + OOM_DELAY)
+                                code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode"))
+                            if code and (code != "137" or happened & {"oom", "kill"}):
+                                break
+                except EngineError:
+                    break
+                if code and (code != "137" or happened & {"oom", "kill"}):
+                    break
+                await anyio.sleep(0.02)  # the engine ended its answer: ask again
         if self._started_at is None:
             why = "of an OOM kill " if "oom" in happened else ""
             raise ContainerLost(f"the runner died {why}before the program began{self._said()}", delivered=self._delivered())

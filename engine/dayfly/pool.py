@@ -67,7 +67,7 @@ class Pool(Generic[W]):
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
-                    self._step()
+                    self.step()
                     await self._keep_time()
                 finally:
                     self.close()  # before the ends of the workers ask for new ones
@@ -78,7 +78,7 @@ class Pool(Generic[W]):
         """Refuse every waiter, now and from now on. Workers end when `serve` is cancelled."""
         self.closed_by = self.closed_by or cause
         self._ledger.close()
-        self._step()
+        self.step()
         self._full.set()
 
     async def filled(self) -> None:
@@ -105,7 +105,7 @@ class Pool(Generic[W]):
         finally:
             self._ledger.ending(key, self._clock())
             worker.end()
-            self._step()
+            self.step()
 
     async def _acquire(self) -> tuple[int, W]:
         try:
@@ -114,12 +114,12 @@ class Pool(Generic[W]):
             raise error from self.closed_by
         self._waiters[ticket] = waiter = _Waiter[W]()
         try:
-            self._step()
+            self.step()
             if not waiter.answered.is_set():
                 await waiter.answered.wait()
         except BaseException:
             self._ledger.withdraw(ticket)
-            self._step()
+            self.step()
             raise
         finally:
             self._waiters.pop(ticket, None)
@@ -132,7 +132,8 @@ class Pool(Generic[W]):
         reason = f"; creating one fails: {cause}" if cause else ""
         raise PoolTimeout(f"no container became free within {self._ledger.max_wait:g} s (queue_timeout_ms){reason}") from cause
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Carry out what the ledger plans now. Called after whatever the ledger was told."""
         if self._tasks is None and not self._ledger.closed:
             return  # `serve` has not begun: what is planned now would be done by nobody
         plan = self._ledger.plan(self._clock())
@@ -154,13 +155,13 @@ class Pool(Generic[W]):
             pause = float("inf") if self._wake_at is None else max(0.0, self._wake_at - self._clock())
             with anyio.move_on_after(pause):
                 await self._changed.wait()
-            self._step()
+            self.step()
 
     async def _life(self, key: int) -> None:
         def on_warm(worker: W) -> None:
             self._workers[key] = worker
             self._ledger.warm(key)
-            self._step()
+            self.step()
             if self._ledger.count(State.WARM) >= self._ledger.size:
                 self._full.set()
 
@@ -177,4 +178,4 @@ class Pool(Generic[W]):
             self._ledger.over(key, self._clock())
             if self._ledger.failing:
                 self._full.set()
-            self._step()
+            self.step()

@@ -228,7 +228,7 @@ class AsyncSandbox:
                 max_wait=self._queue_timeout,
                 refill_delay=REFILL_DELAY,
             )
-            self._cleaner = cleaner = Cleaner(engine, ledger, instance)
+            self._cleaner = cleaner = Cleaner(engine, ledger, instance, lambda: pool.step())  # noqa: PLW0108 - there is no pool yet
             inspected = False
 
             async def live(key: int, on_warm: Callable[[Container], None]) -> None:

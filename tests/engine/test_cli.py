@@ -471,7 +471,7 @@ def test_doctor_fails_for_what_a_sandbox_refuses(dayfly_: Dayfly, args: list[str
 
 
 def test_clean_removes_leftovers_and_shows_them(engine: Any, dayfly_: Dayfly, docker_host: str, image: str) -> None:
-    code = "import json; from dayfly.reaper import labels; print(json.dumps(labels()))"
+    code = "import json; from dayfly.orphans import labels; print(json.dumps(labels()))"
     dead = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout)
 
     async def leave() -> str:

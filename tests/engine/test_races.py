@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, Limits, Outcome, PoolClosed, PoolFull, PoolTimeout, Sandbox
-from dayfly.sandbox import _Home
+from dayfly.owner import OwnerTask
 
 Oracle = Callable[..., Any]
 FOREVER = "import os, time\nos.write(1, b'begun\\n')\ntime.sleep(3600)"
@@ -125,7 +125,7 @@ async def test_an_end_in_the_moment_of_a_read_says_nothing_to_the_event_loop(tmp
                 await stream.receive()
 
         for _ in range(5):
-            home = _Home(live)
+            home = OwnerTask(live, lambda _: None)
             await home.started()
             other, _ = listener.accept()
             with other:
@@ -360,7 +360,7 @@ def test_leftovers_of_a_dead_host_are_reaped_and_those_of_a_living_one_are_not(o
         body = {"Image": image, "Labels": {"dayfly.instance": "feed", "dayfly.boot": "another"}}
         transport = httpx.HTTPTransport(uds=docker_host.removeprefix("unix://"))
         with httpx.Client(transport=transport, base_url="http://engine") as client:
-            left = client.post("/containers/create", json=body).json()["Id"]
+            left = client.post("/containers/create", params={"name": "dayfly-4711"}, json=body).json()["Id"]
         with Sandbox() as sandbox:
             assert left not in {row["Id"] for row in oracle("GET", "/containers/json", all="1")}
             assert sandbox.run("print(1)").stdout == "1\n"
@@ -380,7 +380,7 @@ async def test_the_pool_waits_out_an_engine_that_is_gone_and_recovers_by_itself(
     async with AsyncSandbox(docker_host=f"unix://{link}", queue_timeout_ms=700) as sandbox:
         link.rename(folder / "away")
         # What connections are open already stay open, so runs go on until none of them is.
-        with pytest.raises(PoolTimeout, match="making one fails") as caught:
+        with pytest.raises(PoolTimeout, match="creating one fails") as caught:
             for _ in range(20):
                 await sandbox.run("print(1)")
         assert isinstance(caught.value.__cause__, DayflyError)

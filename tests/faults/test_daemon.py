@@ -53,7 +53,7 @@ def proxy(daemon: Daemon) -> Iterator[Proxy]:
 def _short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dayfly.engine_api.DEFAULT_DEADLINE", 1.0)
     monkeypatch.setattr("dayfly.container.READY_DEADLINE", 1.0)
-    monkeypatch.setattr("dayfly.container.REMOVE_DEADLINE", 1.0)
+    monkeypatch.setattr("dayfly.cleaner.REMOVE_DEADLINE", 1.0)
     monkeypatch.setattr("dayfly.container.START_GRACE", 1.0)
 
 

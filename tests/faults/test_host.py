@@ -179,7 +179,7 @@ async def test_initialize_and_close_cancelled_at_every_await(oracle: Oracle, any
     assert await cancelled_at_every_await(whole, then) >= 3
 
 
-@pytest.mark.parametrize(("what", "anyio_backend"), [("_live_at_home", "trio"), ("container", "asyncio")])
+@pytest.mark.parametrize(("what", "anyio_backend"), [("_live", "trio"), ("container", "asyncio")])
 async def test_the_work_in_the_background_cancelled_at_every_await(
     what: str, oracle: Oracle, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> None:
@@ -193,7 +193,7 @@ async def test_the_work_in_the_background_cancelled_at_every_await(
     else:
         from dayfly.sandbox import AsyncSandbox as Owner  # type: ignore[assignment]
 
-        method = "_live_at_home"
+        method = "_live"
     original = getattr(Owner, method)
 
     async def interrupted(self: Any, *arguments: Any, **options: Any) -> None:
@@ -259,8 +259,10 @@ async def test_close_is_bounded_while_the_engine_hangs(oracle: Oracle, proxy: Pr
         proxy.stream_fault = faults.IN_MID_RUN["swallow"]
         tasks.start_soon(run)
         await eventually(lambda: proxy.hit["create"] > 0)
-        with anyio.fail_after(6):
-            await sandbox.close()
+        begun = time.monotonic()
+        await sandbox.close()
+        took = time.monotonic() - begun
+    assert took < 3.5, "close is shielded, so its time is measured"
     assert [type(end) for end in ends] == [PoolClosed] * 3
     # What runs ends with its connection. What was created and not started yet waits for an engine that answers.
     await eventually(lambda: all(row["State"] == "created" for row in oracle.mine()), 5)
