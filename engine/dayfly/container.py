@@ -10,6 +10,7 @@ of its stdin, exits, and the engine removes the container (StdinOnce, AutoRemove
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from .errors import (
     SandboxError,
     StartFailed,
 )
-from .messages import Error, Exit, Message, Output, Ready, Run, RunnerFrame, Started
+from .messages import Error, Exit, Message, Output, Ready, Request, RunnerFrame, Started
 from .reaper import Janitor
 from .result import Outcome, Piece, Recorder, Result, verdict
 from .stdcopy import STDERR, StreamDecoder
@@ -93,6 +94,7 @@ class Container:
         self._stderr = bytearray()
         self._running: Running | None = None
         self._frames: list[RunnerFrame] = []
+        self._violation: ProtocolViolation | None = None
         self._ended = False
         self.uid = 0
         self.name = ""
@@ -189,6 +191,7 @@ class Container:
         try:
             while self._dialogue.state is not State.DONE and await self._read():
                 self._dispatch()
+                await self._feed()
             failure = None
         except ProtocolViolation as error:
             failure = RunnerMisbehaved(str(error), delivered=self._running is not None)
@@ -229,6 +232,8 @@ class Container:
     async def _read(self) -> bool:
         """Take in the next bytes; False at the end of the stream."""
         assert self._stream is not None
+        if self._violation is not None:
+            raise self._violation
         data = await self._stream.read()
         try:
             pieces = self._demux.feed(data)
@@ -238,8 +243,27 @@ class Container:
             if kind == STDERR:
                 self._stderr += payload[: STDERR_KEPT - len(self._stderr)]
             else:
-                self._frames += self._dialogue.receive(payload)
+                self._receive(payload)
         return bool(data)
+
+    def _receive(self, payload: memoryview) -> None:
+        try:
+            for frame in self._dialogue.receive(payload):
+                self._frames.append(frame)
+        except ProtocolViolation as error:
+            # What came before it counts, as if it had come in a read of its own.
+            self._violation = error
+
+    async def _feed(self) -> None:
+        """Send the standard input that the runner has asked for."""
+        while data := self._dialogue.outgoing():
+            await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        assert self._stream is not None
+        # A program may have ended with its input unread, and the runner with it: what is to be read tells.
+        with contextlib.suppress(EngineError):
+            await self._stream.write(data)
 
     def _said(self) -> str:
         text = self._stderr.decode(errors="replace").strip()
@@ -247,19 +271,20 @@ class Container:
 
     # Its one use.
 
-    async def run(self, request: Run, on_output: OnOutput | None = None) -> Result:
+    async def run(self, request: Request, on_output: OnOutput | None = None) -> Result:
         """Run the one program. SandboxError if the container fails; what `on_output` raises. Cancelling it ends the container."""
         if self._running is not None:
             raise RuntimeError("a container serves one run")
-        running = Running(Recorder(stdout_limit=request.stdout_limit, stderr_limit=request.stderr_limit), on_output)
+        running = Running(Recorder(stdout_limit=request.run.stdout_limit, stderr_limit=request.run.stderr_limit), on_output)
         begun = time.monotonic()
         try:
             if self._ended or self._stream is None:
                 raise ContainerLost("the container ended just before its use", delivered=False)
-            payload = self._dialogue.run(request)
+            pieces = self._dialogue.run(request, secrets.token_hex(16))
             self._running = running
-            with anyio.move_on_after(START_GRACE + request.timeout_ms / 1_000) as scope:
-                await self._stream.write(payload)
+            with anyio.move_on_after(START_GRACE + request.run.timeout_ms / 1_000) as scope:
+                for piece in pieces:
+                    await self._write(piece)
                 await self._started(running, request, scope)
                 await running.over.wait()
             return await self._judge(running, begun)
@@ -269,11 +294,11 @@ class Container:
             running.judged.set()
             self.end()
 
-    async def _started(self, running: Running, request: Run, scope: anyio.CancelScope) -> None:
+    async def _started(self, running: Running, request: Request, scope: anyio.CancelScope) -> None:
         with anyio.move_on_after(START_GRACE):
             await running.started.wait()
             # The program's time begins with its start, on this clock too: what its container waited for before is not billed to it.
-            scope.deadline = anyio.current_time() + request.timeout_ms / 1_000 + GRACE
+            scope.deadline = anyio.current_time() + request.run.timeout_ms / 1_000 + GRACE
             return
         raise ContainerLost(f"the runner did not start the program within {START_GRACE:g} s", delivered=True)
 

@@ -26,7 +26,7 @@ from .errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxE
 from .job import UNSET, Job, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
-from .messages import PROTOCOL, Run
+from .messages import PROTOCOL, Request
 from .pool import Pool
 from .result import Piece, Result
 from .stats import Stats
@@ -303,11 +303,11 @@ class AsyncSandbox:
             with anyio.CancelScope(shield=True):
                 await task.end()
 
-    async def _run(self, wanted: Run, on_output: OnOutput | None, on_start: Callable[[], None] | None = None) -> Result:
+    async def _run(self, wanted: Request, on_output: OnOutput | None, on_start: Callable[[], None] | None = None) -> Result:
         pool = self._open_pool()
-        if wanted.python not in self._pythons:
+        if wanted.run.python not in self._pythons:
             has = ", ".join(self._pythons.values())
-            raise ValueError(f"the image {self.image!r} has no Python {wanted.python}, only {has}; see `dayfly image build --python2`")
+            raise ValueError(f"the image {self.image!r} has no Python {wanted.run.python}, only {has}; see `dayfly image build --python2`")
         try:
             result = await self._offer(pool, wanted, on_output, on_start)
         except DayflyError as error:
@@ -318,7 +318,7 @@ class AsyncSandbox:
 
     @staticmethod
     async def _offer(
-        pool: Pool[Container], wanted: Run, on_output: OnOutput | None, on_start: Callable[[], None] | None, tries: int = TRIES
+        pool: Pool[Container], wanted: Request, on_output: OnOutput | None, on_start: Callable[[], None] | None, tries: int = TRIES
     ) -> Result:
         """Run it in the first container that takes it: one that died between its hand-over and its use has not had the program."""
         async with pool.lease() as container:
