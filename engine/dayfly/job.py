@@ -199,6 +199,8 @@ def as_job(what: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOpt
         changes |= {"stdin": stdin, "stdin_bytes": None} if isinstance(stdin, str) else {"stdin": None, "stdin_bytes": stdin}
     if isinstance(what, Mapping):
         what = _from_mapping(what)
+    elif not isinstance(what, (str, bytes, Job)):
+        raise TypeError(f"code must be a str, bytes, a Job or a mapping, not {type(what).__name__}")
     if isinstance(what, Job):
         return msgspec.structs.replace(what, **changes) if changes else what
     return Job(code=what, **changes)

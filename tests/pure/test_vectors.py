@@ -86,8 +86,7 @@ def heard(dialogue: Dialogue, pieces: list[bytes]) -> tuple[list[dict[str, Any]]
     found: list[Any] = []
     for data in pieces:
         try:
-            for frame in dialogue.receive(data):
-                found.append(frame)
+            found.extend(frame for frame in dialogue.receive(data))
         except ProtocolViolation:
             return plain(found), True
     return plain(found), False
