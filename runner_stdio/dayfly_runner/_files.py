@@ -100,6 +100,7 @@ def _remove(name: str, folder: int) -> None:
     except (IsADirectoryError, PermissionError):
         inner = _enter(name, folder)
         try:
+            os.fchmod(inner, 0o700)
             empty(inner)
         finally:
             os.close(inner)
@@ -112,7 +113,6 @@ def empty(root: int) -> None:
     However deep it is: a folder inside a folder is moved to the top before its parent goes.
     """
     end = time.monotonic() + WIPE_TIME
-    os.fchmod(root, stat.S_IMODE(os.fstat(root).st_mode) | 0o700)
     number = 0
     while True:
         names = os.listdir(root)
@@ -159,26 +159,28 @@ class Wiped:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._mode = stat.S_IMODE(os.stat(path).st_mode)
+        facts = os.stat(path)
+        self._mode = stat.S_IMODE(facts.st_mode)
+        self._is_ours = facts.st_uid == os.geteuid()
+        """Else no program can change the folder itself, nor can we."""
 
     def wipe(self) -> None:
         """Remove what is in it. OSError if something is left."""
+        self.restore()
         root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             empty(root)
-            self._restore(root)
+            if self._is_ours:
+                for name in _attributes(root):
+                    os.removexattr(root, name)
+                os.utime(root)
         finally:
             os.close(root)
 
     def restore(self) -> None:
         """Give the folder itself the mode that it had."""
-        os.chmod(self.path, self._mode)
-
-    def _restore(self, root: int) -> None:
-        for name in _attributes(root):
-            os.removexattr(root, name)
-        os.fchmod(root, self._mode)
-        os.utime(root)
+        if self._is_ours:
+            os.chmod(self.path, self._mode)
 
 
 def _attributes(file: int) -> "list[str]":

@@ -77,11 +77,21 @@ class Runner:
     """The process, and the host's end of the dialogue with it."""
 
     def __init__(
-        self, python: Path, folder: Path, env: dict[str, str] | None = None, *, process_1: bool = True, pass_fds: tuple[int, ...] = ()
+        self,
+        python: Path,
+        folder: Path,
+        env: dict[str, str] | None = None,
+        *,
+        process_1: bool = True,
+        alone: bool = False,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         command = [str(python), "-u", "-X", "dayfly_runner", "main.py"]
         if process_1:
             command = [*NAMESPACE, *command]
+        if alone:
+            # What a session cleans up is the whole namespace's.
+            command[1:1] = ["--ipc", "--net"]
         pipe = subprocess.PIPE
         self.unsent: bytes | None = None
         self.process = subprocess.Popen(
@@ -255,6 +265,22 @@ def run(start: Callable[..., Runner]) -> Callable[..., Ended]:
         return runner.finish()
 
     return run
+
+
+@pytest.fixture
+def session(start: Callable[..., Runner], tmp_path: Path) -> Callable[..., Runner]:
+    """Start a runner for a session, greeted; its folders are `tmp_path`, the working directory, and two beside it."""
+
+    def session(env: dict[str, str] | None = None, **members: Any) -> Runner:
+        folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("tmp", "shm")]
+        for folder in folders:
+            folder.mkdir()
+        runner = start(alone=True, env=env)
+        kept, scratch = ([str(path) for path in paths] for paths in ([tmp_path, folders[0]], [folders[1]]))
+        runner.hello(session={"files": kept, "scratch": scratch}, **members)
+        return runner
+
+    return session
 
 
 @pytest.fixture

@@ -194,8 +194,8 @@ def test_data_of_any_size_is_one_frame(size: int) -> None:
 
 
 def taker(limit: int, count: int, sent: list[bytes]) -> _parent._Messages:
-    budgets = [_parent._Budget(kind, limit, count) for kind in (b"message", b"display")]
-    return _parent._Messages(*budgets, sent.append)
+    budget = _parent._Budget
+    return _parent._Messages(budget(b"message", limit, count), budget(b"display", limit, count), sent.append)
 
 
 def dropped(messages: _parent._Messages) -> int:
