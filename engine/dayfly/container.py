@@ -40,7 +40,7 @@ from .errors import (
 )
 from .events import Ended, Event
 from .ledger import Ledger
-from .messages import Error, Exit, Ready, Run, RunnerFrame, Started
+from .messages import Error, Exit, Next, Ready, Request, RunnerFrame, Spent, Started, Want
 from .result import Outcome, verdict
 from .stdcopy import STDERR, StreamDecoder
 
@@ -127,7 +127,8 @@ class Container:
         self._execution: Execution | None = None
         self._deadline: Deadline | None = None
         self._deadline_moved = anyio.Event()
-        self._request: Run | None = None
+        self._request: Request | None = None
+        self._writing = False
         self._sent = False
         self._started_at: float | None = None
         self._exit: Exit | None = None
@@ -256,7 +257,7 @@ class Container:
             for frame in self._frames:  # behind `ready` in the same bytes
                 self._take(frame)
             while self._dialogue.state is not State.DONE and await self._read(self._take):
-                pass
+                await self._feed()
         except ProtocolViolation as error:
             return RunnerMisbehaved(str(error), delivered=self._delivered())
         except EngineError as error:
@@ -288,9 +289,9 @@ class Container:
                 assert self._request is not None
                 # Queueing and start-up do not count towards the time-out, on this clock either.
                 grace = GRACE + GRACE_OF_A_QUOTA / self._blueprint.profile.limits.cpus
-                self._move_deadline(Deadline(self._started_at + self._request.timeout_ms / 1_000 + grace, grace))
+                self._move_deadline(Deadline(self._started_at + self._request.run.timeout_ms / 1_000 + grace, grace))
                 run.put(frame)
-            case Ready():  # the dialogue has refused a second one
+            case Ready() | Next() | Spent() | Want():  # the dialogue does not pass them on
                 raise AssertionError(frame)
             case _:
                 run.put(frame)
@@ -321,25 +322,50 @@ class Container:
 
     # Its use.
 
-    async def run(self, request: Run) -> Execution:
+    async def run(self, request: Request) -> Execution:
         """Hand one program over, and return its events.
 
-        Raises ContainerLost(delivered=False) if the container has ended already.
+        Raises ContainerLost(delivered=False) if the container has ended already, and ValueError for a
+        program that no frame can hold.
         """
         if self._execution is not None:
             raise RuntimeError("a container runs one program at a time")
         if self._ending or self._stream is None or self._tasks is None:
             raise ContainerLost("the container ended just before its use", delivered=False)
-        payload = self._dialogue.run(request)
-        self._execution, self._request = Execution(), request
-        self._move_deadline(Deadline(time.monotonic() + START_GRACE, GRACE))
+        pieces = self._dialogue.run(request, secrets.token_hex(16))
+        self._execution, self._request, self._writing = Execution(), request, True
+        self._expect_start()
         self._tasks.start_soon(self._keep_time)
         try:
-            await self._stream.write(payload)
+            for piece in pieces:
+                await self._stream.write(piece)
+                self._expect_start()
             self._sent = True
         except EngineError:
             pass  # the task that reads meets the end of the stream, and says why
+        finally:
+            self._writing = False
+        if request.run.stdin and self._tasks is not None:
+            self._tasks.start_soon(self._feed)
         return self._execution
+
+    def _expect_start(self) -> None:
+        if self._started_at is None:
+            self._move_deadline(Deadline(time.monotonic() + START_GRACE, GRACE))
+
+    async def _feed(self) -> None:
+        """Send the standard input that the runner has asked for. One task at a time writes."""
+        assert self._stream is not None
+        if self._writing:
+            return  # the task that does will look
+        self._writing = True
+        try:
+            while data := self._dialogue.outgoing():
+                await self._stream.write(data)
+        except EngineError:
+            pass  # as above; a program may end with its input unread, and the runner with it
+        finally:
+            self._writing = False
 
     def _move_deadline(self, deadline: Deadline) -> None:
         self._deadline = deadline

@@ -3,40 +3,65 @@
 Owns the order of frames and the bounds on their sizes and number, as conformance/PROTOCOL.md has them. The other side
 is believed in nothing: it is a place where hostile code runs. What does not fit the table ends the dialogue for good.
 
-    state     hello()   run()    ready   started   output, message   exit   error
-    NEW       GREETED   -        -       -         -                 -      -
-    GREETED   -         -        WARM    -         -                 -      DONE
-    WARM      -         HANDED   -       -         -                 -      DONE
-    HANDED    -         -        -       RUNNING   -                 -      DONE
-    RUNNING   -         -        -       -         RUNNING           DONE   DONE
-    DONE      -         -        -       -         -                 -      -
-    BROKEN    -         -        -       -         -                 -      -
+    state       hello()  run()   ready  started  output, message, display, want  file, skipped  exit      next  spent  error
+    NEW         GREETED  -       -      -        -                               -              -         -     -      -
+    GREETED     -        -       WARM   -        -                               -              -         -     -      DONE
+    WARM        -        HANDED  -      -        -                               -              -         -     -      DONE
+    HANDED      -        -       -      RUNNING  -                               -              -         -     -      DONE
+    RUNNING     -        -       -      -        RUNNING                         COLLECTING     CLEANING  -     -      DONE
+    COLLECTING  -        -       -      -        -                               COLLECTING     CLEANING  -     -      DONE
+    CLEANING    -        -       -      -        -                               -              -         WARM  DONE   DONE
+    DONE        -        -       -      -        -                               -              -         -     -      -
+    BROKEN      -        -       -      -        -                               -              -         -     -      -
+
+Without a session, `exit` leads to DONE. In NEW, GREETED, WARM and HANDED the program has not started; from HANDED on the
+container may have it.
 """
 
 from __future__ import annotations
 
 import enum
 import hmac
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from .errors import ProtocolViolation
 from .frames import FrameDecoder, frame
 from .messages import (
     FRAME_SIZE,
+    MAX_SKIPPED,
     OUTPUT_SIZE,
+    PIECE_SIZE,
     PROTOCOL,
     RUN_SIZE,
+    STDIN_WINDOW,
+    Display,
     Error,
     Exit,
+    File,
     Hello,
     Message,
+    Next,
     Output,
+    Put,
     Ready,
+    Request,
     Run,
     RunnerFrame,
+    Session,
+    Skipped,
+    Spent,
     Started,
+    Stdin,
+    Want,
     decode,
     encode,
+    path_problem,
 )
+
+WRITE_SIZE = 262_144
+"""Bytes of frames that are put together for one write, roughly."""
 
 
 class State(enum.Enum):
@@ -47,6 +72,8 @@ class State(enum.Enum):
     WARM = enum.auto()
     HANDED = enum.auto()
     RUNNING = enum.auto()
+    COLLECTING = enum.auto()
+    CLEANING = enum.auto()
     DONE = enum.auto()
     BROKEN = enum.auto()
 
@@ -54,88 +81,190 @@ class State(enum.Enum):
 NEXT: dict[tuple[State, type], State] = {
     (State.NEW, Hello): State.GREETED,
     (State.GREETED, Ready): State.WARM,
-    (State.GREETED, Error): State.DONE,
     (State.WARM, Run): State.HANDED,
-    (State.WARM, Error): State.DONE,
     (State.HANDED, Started): State.RUNNING,
-    (State.HANDED, Error): State.DONE,
-    (State.RUNNING, Output): State.RUNNING,
-    (State.RUNNING, Message): State.RUNNING,
-    (State.RUNNING, Exit): State.DONE,
-    (State.RUNNING, Error): State.DONE,
+    **{(State.RUNNING, kind): State.RUNNING for kind in (Output, Message, Display, Want)},
+    **{(state, kind): State.COLLECTING for state in (State.RUNNING, State.COLLECTING) for kind in (File, Skipped)},
+    **{(state, Exit): State.CLEANING for state in (State.RUNNING, State.COLLECTING)},
+    (State.CLEANING, Next): State.WARM,
+    (State.CLEANING, Spent): State.DONE,
+    **{(state, Error): State.DONE for state in (State.GREETED, State.WARM, State.HANDED, State.RUNNING, State.COLLECTING, State.CLEANING)},
 }
 """Who may say what when. What is not here is a violation."""
 
 
 class Dialogue:
-    """The host's side of one container's life. `token` is a secret of this dialogue: 32 hexadecimal digits."""
+    """The host's side of one container's life.
 
-    def __init__(self, token: str) -> None:
+    `token` is a secret of this dialogue, 32 hexadecimal digits. `preload` names modules; `session` is given where more
+    than one program will be run.
+    """
+
+    def __init__(self, token: str, *, preload: Sequence[str] = (), session: Session | None = None) -> None:
         self.state = State.NEW
         self._token = token
+        self._preload = list(preload)
+        self._session = session
         self._frames = FrameDecoder(FRAME_SIZE)
+        # Of the run.
+        self._run_token = ""
         self._left = {"stdout": 0, "stderr": 0}
-        self._messages_left = 0
-        self._message_bytes_left = 0
+        self._budgets: dict[type, list[int]] = {}
+        self._skips_left = 0
+        self._file: str | None = None
+        self._names: set[str] = set()
+        self._stdin = memoryview(b"")
+        self._stdin_open = False
+        self._credit = 0
+
+    # What the host says.
 
     def hello(self) -> bytes:
         """Return the first bytes to send."""
         self._step(Hello)
-        return frame(encode(Hello(protocol=PROTOCOL, token=self._token)))
+        return frame(encode(Hello(protocol=PROTOCOL, token=self._token, preload=self._preload, session=self._session)))
 
-    def run(self, run: Run) -> bytes:
-        """Return the bytes that hand the program over. ValueError if they would be over the protocol's bound."""
-        body = encode(run)
+    def run(self, request: Request, token: str) -> Iterator[bytes]:
+        """Return the bytes that hand the program over, in pieces for one write each; `token` is a fresh secret as above.
+
+        All of them must be written, in order. ValueError if the `run` frame would be over the protocol's bound.
+        """
+        body = encode(msgspec.structs.replace(request.run, token=token))
         if len(body) > RUN_SIZE:
-            raise ValueError(f"the program with its input is {len(body):,} bytes as a frame; the protocol allows {RUN_SIZE:,}")
+            raise ValueError(f"args, env and fetch are {len(body):,} bytes as a frame; the protocol allows {RUN_SIZE:,}")
         self._step(Run)
+        run = request.run
+        self._run_token = token
         self._left = {"stdout": run.stdout_limit, "stderr": run.stderr_limit}
-        self._messages_left = run.message_count
-        self._message_bytes_left = run.message_limit
-        self._frames.limit = max(FRAME_SIZE, 1_024 + -(-run.message_limit * 4 // 3))
-        return frame(body)
+        self._budgets = {
+            Message: [run.message_count, run.message_limit],
+            Display: [run.display_count, run.display_limit],
+            File: [run.file_count, run.file_limit],
+        }
+        self._skips_left = MAX_SKIPPED
+        self._file = None
+        self._names = set()
+        self._frames.limit = max(FRAME_SIZE, 1_024 + -(-max(run.message_limit, run.display_limit) * 4 // 3))
+        self._stdin = memoryview(request.stdin)
+        self._stdin_open = False
+        self._credit = STDIN_WINDOW
+        return self._handing_over(frame(body), request)
 
-    def receive(self, data: bytes | memoryview) -> list[RunnerFrame]:
-        """Take the runner's bytes and return the frames that are complete."""
+    def _handing_over(self, head: bytes, request: Request) -> Iterator[bytes]:
+        ready = bytearray(head)
+        final = len(request.files) - 1
+        for index, (path, content) in enumerate(request.files):
+            view = memoryview(content)
+            for start in range(0, len(view) or 1, PIECE_SIZE):
+                last = index == final and start + PIECE_SIZE >= len(view)
+                ready += frame(encode(Put(path=path, data=bytes(view[start : start + PIECE_SIZE]), last=last)))
+                if len(ready) >= WRITE_SIZE:
+                    yield bytes(ready)
+                    ready.clear()
+        self._stdin_open = request.run.stdin
+        yield bytes(ready) + self.outgoing()
+
+    def outgoing(self) -> bytes:
+        """Return the next bytes to send beside `run`: standard input that the runner has asked for. b"" where there are none.
+
+        To be asked again after each write, and when frames were received.
+        """
+        ready = bytearray()
+        while self._stdin_open and self._credit and len(ready) < WRITE_SIZE:
+            size = min(PIECE_SIZE, self._credit)
+            piece, self._stdin = self._stdin[:size], self._stdin[size:]
+            self._credit -= len(piece)
+            self._stdin_open = len(self._stdin) > 0
+            ready += frame(encode(Stdin(data=bytes(piece), last=not self._stdin_open)))
+        return bytes(ready)
+
+    # What the runner says.
+
+    def receive(self, data: bytes | memoryview) -> Iterator[RunnerFrame]:
+        """Take the runner's bytes and yield the frames that are complete, each before the next is looked at.
+
+        ProtocolViolation comes in its place in this order, so that how bytes were cut into reads never changes what is seen.
+        """
+        if self.state is not State.BROKEN:
+            self._frames.feed(data)
+        return self._complete()
+
+    def _complete(self) -> Iterator[RunnerFrame]:
         if self.state is State.BROKEN:
             raise ProtocolViolation("the dialogue is broken already")
-        self._frames.feed(data)
-        found: list[RunnerFrame] = []
         try:
             while (body := self._frames.next()) is not None:
                 said = decode(body)
                 self._check(said, len(body))
-                found.append(said)
+                # What the runner wants is answered by `outgoing`, and is nobody else's business.
+                if not isinstance(said, Want):
+                    yield said
         except ProtocolViolation:
             self.state = State.BROKEN
             raise
-        return found
 
     def _check(self, said: RunnerFrame, size: int) -> None:
         self._step(type(said))
-        match said:
-            case Output(stream=stream, data=data):
-                self._left[stream] -= len(data)
-                if not 0 < len(data) <= OUTPUT_SIZE or self._left[stream] < 0:
-                    raise ProtocolViolation(f"an output frame of {len(data):,} bytes is empty, too large, or over the limit of {stream}")
-            case Message(data=data):
-                self._messages_left -= 1
-                self._message_bytes_left -= len(data)
-                if self._messages_left < 0 or self._message_bytes_left < 0:
-                    raise ProtocolViolation("more messages, or more bytes in them, than the run allows")
-            case Ready(protocol=protocol, token=token, pythons=pythons):
-                self._check_token(token)
-                if protocol != PROTOCOL or "3" not in pythons:
-                    raise ProtocolViolation(f"ready names protocol {protocol} and interpreters {sorted(pythons)}")
-            case Exit(token=token, exit_code=code, signal=signal):
-                self._check_token(token)
-                if (code is None) == (signal is None):
-                    raise ProtocolViolation(f"exit names exit code {code} and signal {signal}; it must be one of the two")
-        if not isinstance(said, Message) and size > FRAME_SIZE:
+        if self._file is not None and not isinstance(said, File | Error):
+            raise ProtocolViolation("a file ends in the middle")
+        if size > FRAME_SIZE and not isinstance(said, Message | Display):
             raise ProtocolViolation(f"a frame of {size:,} bytes that is no message; {FRAME_SIZE:,} are allowed")
+        match said:
+            case Output():
+                self._check_output(said)
+            case Message(data=data) | Display(data=data):
+                self._spend(type(said), 1, len(data))
+            case File():
+                self._check_file(said)
+            case Skipped():
+                self._skips_left -= 1
+                if self._skips_left < 0:
+                    raise ProtocolViolation(f"more than {MAX_SKIPPED} files are skipped one by one")
+            case Want(bytes=count):
+                self._credit += count
+            case Ready():
+                self._check_token(said.token, self._token)
+                if said.protocol != PROTOCOL or "3" not in said.pythons or said.preloaded != self._preload:
+                    raise ProtocolViolation(
+                        f"ready names protocol {said.protocol}, interpreters {sorted(said.pythons)}, modules {said.preloaded}"
+                    )
+            case Exit():
+                self._check_exit(said)
 
-    def _check_token(self, token: str) -> None:
-        if not hmac.compare_digest(token.encode(), self._token.encode()):
+    def _check_output(self, said: Output) -> None:
+        self._left[said.stream] -= len(said.data)
+        if not 0 < len(said.data) <= OUTPUT_SIZE or self._left[said.stream] < 0:
+            raise ProtocolViolation(f"an output frame of {len(said.data):,} bytes is empty, too large, or over the limit of {said.stream}")
+
+    def _check_exit(self, said: Exit) -> None:
+        self._check_token(said.token, self._run_token)
+        if (said.exit_code is None) == (said.signal is None):
+            raise ProtocolViolation(f"exit names exit code {said.exit_code} and signal {said.signal}; it must be one of the two")
+        self._stdin_open = False
+        if self._session is None:
+            self.state = State.DONE
+
+    def _check_file(self, said: File) -> None:
+        new = said.path != self._file
+        if new and self._file is not None:
+            raise ProtocolViolation("a file ends in the middle")
+        if new and (said.path in self._names or path_problem(said.path)):
+            raise ProtocolViolation(f"a file comes twice, or its path {path_problem(said.path)}: {said.path!a:.200}")
+        if len(said.data) > OUTPUT_SIZE:
+            raise ProtocolViolation(f"a piece of a file of {len(said.data):,} bytes; {OUTPUT_SIZE:,} are allowed")
+        self._spend(File, int(new), len(said.data))
+        self._names.add(said.path)
+        self._file = None if said.last else said.path
+
+    def _spend(self, kind: type, count: int, size: int) -> None:
+        budget = self._budgets[kind]
+        budget[0] -= count
+        budget[1] -= size
+        if min(budget) < 0:
+            raise ProtocolViolation(f"more {kind.__name__.lower()} frames, or more bytes in them, than the run allows")
+
+    def _check_token(self, token: str, expected: str) -> None:
+        if not hmac.compare_digest(token.encode(), expected.encode()):
             raise ProtocolViolation("a frame with a forged token")
 
     def _step(self, kind: type) -> None:

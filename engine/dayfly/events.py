@@ -1,6 +1,7 @@
-"""What happens in a run, in order: `Started`, then `Output` and `Message`, then `Ended`.
+"""What happens in a run, in order.
 
-The first three are the runner's frames as they are. An iterator of events that has no `Ended` raises:
+`Leased` and `Ended` are the host's own. The others are the runner's frames as they are: `Started`, then
+`Output`, `Message` and `Display`, then `File` and `Skipped`. An iterator of events that has no `Ended` raises:
 the container has failed.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .messages import Exit, Message, Output, Started
+from .messages import Display, Exit, File, Message, Output, Skipped, Started
 from .result import Outcome
 
 
@@ -27,4 +28,4 @@ class Ended(msgspec.Struct, frozen=True):
     wall_ms: float
 
 
-Event = Leased | Started | Output | Message | Ended
+Event = Leased | Started | Output | Message | Display | File | Skipped | Ended

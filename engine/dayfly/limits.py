@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 MAX_RUN_BYTES = 40_000_000
-"""Ceiling of code, and of input: either of them, as plain text or as base64, fits the protocol's bound for a `run` frame."""
+"""Ceiling of code, of input, and of what a program may send: what this process holds in memory for one run."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,10 +45,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Values that `sandbox.send` may deliver."""
     message_bytes: int = 1_000_000
     """Their JSON text, summed."""
+    displays: int = 20
+    """Figures and other displays that a program may deliver."""
+    display_bytes: int = 8_000_000
+    """Their size as JSON, summed."""
+    file_count: int = 64
+    """Files that `fetch` may give back."""
+    file_bytes: int = 8_000_000
+    """Their contents, summed."""
     code_bytes: int = 1_000_000
     """Size of the code in UTF-8; more is a ValueError."""
     input_bytes: int = 4_000_000
-    """Size of stdin, data, args and env together; more is a ValueError. The runner holds them in the container's memory."""
+    """Size of stdin, data, args, env and files together; more is a ValueError."""
 
     def __post_init__(self) -> None:
         number("cpus", self.cpus, least=0.01, most=4_096)
@@ -62,6 +70,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         integer("stderr_bytes", self.stderr_bytes, least=1, most=2**40)
         integer("messages", self.messages, least=0, most=1_000_000)
         integer("message_bytes", self.message_bytes, least=0, most=MAX_RUN_BYTES)
+        integer("displays", self.displays, least=0, most=1_000_000)
+        integer("display_bytes", self.display_bytes, least=0, most=MAX_RUN_BYTES)
+        integer("file_count", self.file_count, least=0, most=1_000_000)
+        integer("file_bytes", self.file_bytes, least=0, most=2**40)
         integer("code_bytes", self.code_bytes, least=1, most=MAX_RUN_BYTES)
         integer("input_bytes", self.input_bytes, least=0, most=MAX_RUN_BYTES)
         loopback: Any = self.loopback

@@ -1,7 +1,7 @@
-"""The frames of the runner protocol as msgspec Structs, and their two codecs. conformance/PROTOCOL.md is the contract.
+"""The frames of the runner protocol as msgspec Structs, and their two codecs.
 
-Decoding is strict: an unknown type or member, a missing one, a wrong type, a number out of range is a ProtocolViolation.
-What the values mean, and when a frame may come, is `dialogue`'s.
+conformance/PROTOCOL.md is the contract. Decoding is strict: an unknown type or member, a missing one, a wrong type,
+a number out of range is a ProtocolViolation. What the values mean, and when a frame may come, is `dialogue`'s.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ import msgspec
 
 from .errors import ProtocolViolation
 
-PROTOCOL = 1
+PROTOCOL = 2
 OUTPUT_SIZE = 65_536
 FRAME_SIZE = 131_072
-RUN_SIZE = 67_108_864
+RUN_SIZE = 1_048_576
+PIECE_SIZE = 49_152
+"""Bytes that this host puts into one `put` or `stdin`; the protocol allows 65,536."""
+STDIN_WINDOW = 131_072
+"""Bytes of standard input that may be sent before the runner has asked for more."""
+PATH_BYTES, PATH_PARTS, PART_BYTES = 1_024, 16, 255
+MAX_FILES, MAX_PATTERNS, MAX_SKIPPED, MAX_MODULES, MODULE_LENGTH = 1_024, 64, 100, 32, 255
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
@@ -25,22 +31,35 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of all frames: the member `type` is the class's name in lower case."""
 
 
+class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `hello`: that more than one program will come. Absolute paths of folders."""
+
+    files: list[str]
+    """What is in them is wiped when a run says `clean`."""
+    scratch: list[str]
+    """What is in them is wiped after each run."""
+
+
 class Hello(Frame, frozen=True):
-    """Host: the first word."""
+    """Host: the first frame."""
 
     protocol: int
     token: str
+    preload: list[str]
+    session: Session | None
 
 
 class Run(Frame, frozen=True):
-    """Host: the one program."""
+    """Host: a program is to be run. Its files follow as `put`, its standard input as `stdin`."""
 
-    code: str
+    token: str
+    clean: bool
     python: Literal["2", "3"]
     args: list[str]
     env: dict[str, str]
-    stdin: bytes | None
-    data: str | None
+    stdin: bool
+    merge_stderr: bool
+    seed: int | None
     timeout_ms: int
     open_files: int
     stdout_limit: int
@@ -48,6 +67,35 @@ class Run(Frame, frozen=True):
     on_output_limit: Literal["truncate", "kill"]
     message_limit: int
     message_count: int
+    display_limit: int
+    display_count: int
+    fetch: list[str]
+    file_limit: int
+    file_count: int
+
+
+class Put(Frame, frozen=True):
+    """Host: a piece of a file. The program starts behind the last one."""
+
+    path: str
+    data: bytes
+    last: bool
+
+
+class Stdin(Frame, frozen=True):
+    """Host: a piece of standard input."""
+
+    data: bytes
+    last: bool
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """All that hands one program over. The dialogue fills in the run's token, and cuts the rest into frames."""
+
+    run: Run
+    files: tuple[tuple[str, bytes], ...]
+    """Path and content, `main.py` among them."""
+    stdin: bytes = b""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,10 +120,20 @@ class Ready(Frame, frozen=True):
     status: Status
     cgroup: int
     problems: list[str]
+    preloaded: list[str]
+    baseline_bytes: Count | None
 
 
 class Started(Frame, frozen=True):
     """Runner: the program begins."""
+
+    preloaded: bool
+
+
+class Want(Frame, frozen=True):
+    """Runner: so many bytes of standard input more may be sent."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 class Output(Frame, frozen=True):
@@ -91,6 +149,30 @@ class Message(Frame, frozen=True):
     data: bytes
 
 
+class Display(Frame, frozen=True):
+    """Runner: what the program wants shown; any bytes."""
+
+    data: bytes
+
+
+class File(Frame, frozen=True):
+    """Runner: a piece of a file that was asked for."""
+
+    path: str
+    data: bytes
+    last: bool
+
+
+Why = Literal["too_large", "too_many", "not_regular", "name", "unreadable", "missing"]
+
+
+class Skipped(Frame, frozen=True):
+    """Runner: what was asked for and is not sent."""
+
+    path: str
+    why: Why
+
+
 class Exit(Frame, frozen=True):
     """Runner: the program has ended, and all that it had started."""
 
@@ -102,10 +184,23 @@ class Exit(Frame, frozen=True):
     stdout_dropped: Count
     stderr_dropped: Count
     messages_dropped: Count
+    displays_dropped: Count
+    skipped_dropped: Count
     wall_ms: Milliseconds
     cpu_ms: Milliseconds | None
     peak_memory_bytes: Count | None
+    max_rss_bytes: Count | None
     oom_kills: Count | None
+
+
+class Next(Frame, frozen=True):
+    """Runner, in a session: cleaned up, and waiting for another program."""
+
+
+class Spent(Frame, frozen=True):
+    """Runner, in a session: it can take no other program."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=4_096)]
 
 
 class Error(Frame, frozen=True):
@@ -114,13 +209,14 @@ class Error(Frame, frozen=True):
     message: Annotated[str, msgspec.Meta(max_length=4_096)]
 
 
-RunnerFrame = Ready | Started | Output | Message | Exit | Error
+HostFrame = Hello | Run | Put | Stdin
+RunnerFrame = Ready | Started | Want | Output | Message | Display | File | Skipped | Exit | Next | Spent | Error
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[RunnerFrame] = msgspec.json.Decoder(RunnerFrame)
 
 
-def encode(message: Hello | Run) -> bytes:
+def encode(message: HostFrame) -> bytes:
     """Return the frame's body."""
     return _encoder.encode(message)
 
@@ -129,7 +225,29 @@ def decode(body: bytes) -> RunnerFrame:
     """Return what a body says; ProtocolViolation if it says nothing that the protocol knows."""
     try:
         return _decoder.decode(body)
-    # Hostile nesting ends as RecursionError; bytes that are no UTF-8 as UnicodeDecodeError, which is a ValueError.
+    # Hostile nesting ends as RecursionError; bytes that are not UTF-8 as UnicodeDecodeError, which is a ValueError.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         # The error quotes names out of the body, of any length and with any control characters in them.
         raise ProtocolViolation(f"a frame makes no sense ({str(error)[:200]!a}): {body[:120]!r}") from None
+
+
+def path_problem(path: str) -> str | None:
+    """Return what is wrong with a path of `put` or `file`, or None: relative, POSIX, within the protocol's bounds."""
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        return "has a lone surrogate, which is not text"
+    parts = path.split("/")
+    if not 1 <= size <= PATH_BYTES:
+        return f"is {size:,} bytes long; from 1 to {PATH_BYTES:,} are allowed"
+    if "\0" in path:
+        return "has a NUL character"
+    if path.startswith("/"):
+        return "is absolute; it must be relative to the working directory"
+    if any(part in {"", ".", ".."} for part in parts):
+        return "has a part that is empty, '.' or '..'"
+    if len(parts) > PATH_PARTS:
+        return f"has {len(parts):,} parts; {PATH_PARTS} are allowed"
+    if max(len(part.encode()) for part in parts) > PART_BYTES:
+        return f"has a part of more than {PART_BYTES} bytes"
+    return None

@@ -30,7 +30,7 @@ from .events import Ended, Event, Leased
 from .job import Job, RunOptions, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
-from .messages import PROTOCOL, Run
+from .messages import PROTOCOL, Request
 from .owner import OwnerTask
 from .pool import Pool
 from .result import OnOutput, Piece, Recorder, Result
@@ -303,7 +303,7 @@ class AsyncSandbox:
 
     async def run(
         self,
-        code: str | Job | Mapping[str, Any],
+        code: str | bytes | Job | Mapping[str, Any],
         *,
         on_output: OnOutput | None = None,
         on_start: Callable[[], None] | None = None,
@@ -333,7 +333,7 @@ class AsyncSandbox:
                     on_output(piece)
         raise AssertionError("a run ends with Ended, or raises")
 
-    async def stream(self, code: str | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
+    async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last.
 
         A consumer that is slow costs memory, up to the limits on output; it changes no verdict.
@@ -348,16 +348,16 @@ class AsyncSandbox:
                 elif (piece := recorder.take(event)) is not None:
                     yield piece
 
-    def prepare(self, code: str | Job | Mapping[str, Any], options: RunOptions) -> Run:
+    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Request:
         """Internal: check what `run` was called with, and return what is sent."""
         return request(as_job(code, **options), self.limits, timeout_ms=self.timeout_ms, python=self.python)
 
-    async def events(self, wanted: Run) -> AsyncGenerator[Event, None]:
+    async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
         """Internal: run a program and yield what happens. A program that no container received is offered to another."""
         pool = self._open_pool()
-        if wanted.python not in self._pythons:
+        if wanted.run.python not in self._pythons:
             has = ", ".join(self._pythons.values())
-            raise ValueError(f"the image {self.image!r} has no Python {wanted.python}, only {has}; see `dayfly image build --python2`")
+            raise ValueError(f"the image {self.image!r} has no Python {wanted.run.python}, only {has}; see `dayfly image build --python2`")
         try:
             for tries_left in reversed(range(TRIES)):
                 try:

@@ -26,7 +26,7 @@ from anyio.from_thread import BlockingPortal
 from .errors import PoolClosed
 from .events import Ended, Event, Leased
 from .job import Job, RunOptions
-from .messages import Run
+from .messages import Request
 from .result import OnOutput, Piece, Recorder, Result
 from .sandbox import AsyncSandbox, SandboxOptions
 from .stats import Stats
@@ -102,7 +102,7 @@ class Sandbox:
 
     def run(
         self,
-        code: str | Job | Mapping[str, Any],
+        code: str | bytes | Job | Mapping[str, Any],
         *,
         on_output: OnOutput | None = None,
         on_start: Callable[[], None] | None = None,
@@ -123,7 +123,7 @@ class Sandbox:
                     on_output(piece)
         raise AssertionError("a run ends with Ended, or raises")
 
-    def stream(self, code: str | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
+    def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last. Leaving the loop early ends the run."""
         recorder = Recorder()
         with closing(self._events(self._sandbox.prepare(code, options))) as events:
@@ -133,7 +133,7 @@ class Sandbox:
                 elif (piece := recorder.take(event)) is not None:
                     yield piece
 
-    def _events(self, wanted: Run) -> Generator[Event, None, None]:
+    def _events(self, wanted: Request) -> Generator[Event, None, None]:
         """AsyncSandbox's events, in this thread: the one bridge from the loop."""
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 

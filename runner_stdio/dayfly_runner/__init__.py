@@ -2,8 +2,9 @@
 
 The container runs `python3 -u -X dayfly_runner main.py`, and `zz_dayfly_runner.pth` calls `main()` while `site` is being
 imported: after the interpreter is up, before it looks for main.py. `main()` forks. The parent becomes the runner and
-never returns. The child waits, warm, for the code, writes main.py, and returns: the interpreter then runs main.py by
-itself, with no frame, module or option of ours left, exactly as `python3 -u main.py` does.
+never returns. The child waits, warm, until main.py is there, and returns: the interpreter then runs main.py by
+itself, with no frame, module or option of ours left, exactly as `python3 -u main.py` does. In a session the child stays
+as it is, and each program is run by a process forked from it.
 
 The parent is what the host talks to; it must never run, parse or wait for anything that the program controls but the
 bytes in its pipes. The child must import nothing that a plain start does not, or take it out again.
@@ -24,11 +25,14 @@ VERSION = "0.1.0"
 """The dayfly version that this runner belongs to, told to the host in `ready`."""
 
 READY, STARTED = b"\0", b"+"
-"""What the child says of its progress: problems, line by line, READY; then STARTED with the monotonic time, or why not."""
+"""What the child says of its progress: its number and problems, line by line, READY; then STARTED with the monotonic time, and
+" exec" if the interpreter starts anew; or why not."""
 
 
 def main() -> None:
     """Fork: return in the child when its program is to start, never return in the parent. Called by the .pth file."""
+    if os.getpid() != 1 and _is_subinterpreter():
+        return
     try:
         # The child's three standard streams, its messages, the parent's orders to it, and its word on how far it got.
         stdin, stdout, stderr, message, orders, progress = [os.pipe() for _ in range(6)]
@@ -52,7 +56,7 @@ def main() -> None:
 
         for end in (stdin[1], stdout[0], stderr[0], message[0], orders[1], progress[0]):
             os.close(end)
-        _child.become_program((stdin[0], stdout[1], stderr[1], message[1]), orders[0], progress[1])
+        _child.become_program((stdin[0], stdout[1], stderr[1], message[1], orders[0], progress[1]), modules)
         loaded, ours = sys.modules, (__name__, _child.__name__)
         for name in set(loaded) - modules:
             module = loaded.pop(name)
@@ -61,6 +65,24 @@ def main() -> None:
                 module.__dict__.clear()
     except BaseException:
         os._exit(70)
+
+
+def _is_subinterpreter() -> bool:
+    """Tell whether a program has made this interpreter, which is given the options that the process was started with.
+
+    If so, take them out: nothing shows them in the first interpreter either.
+    """
+    import _signal  # type: ignore[import-not-found] # typeshed knows only the other half
+
+    try:
+        _signal.signal(_signal.SIGCHLD, _signal.getsignal(_signal.SIGCHLD))
+        return False
+    except ValueError:  # only the main interpreter may
+        sys._xoptions.pop(__name__, None)  # noqa: SLF001 - it is documented, underscore and all
+        if sys.version_info >= (3, 10):
+            sys.orig_argv[1:4] = ["-u"]
+        del sys.modules[__name__]
+        return True
 
 
 def _give_up(error: BaseException) -> "NoReturn":

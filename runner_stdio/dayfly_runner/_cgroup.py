@@ -18,6 +18,7 @@ class Counters:
             self._oom_kills = _open(root + "/memory.events")
             self._peak = _open(root + "/memory.peak")
             self._cpu = _open(root + "/cpu.stat")
+            usage = root + "/memory.current"
         else:
             self.version = 1
             self._cpu_name = None
@@ -25,13 +26,19 @@ class Counters:
             self._oom_kills = _open(root + "/memory/memory.oom_control")
             self._peak = _open(root + "/memory/memory.max_usage_in_bytes")
             self._cpu = _open(root + "/cpuacct/cpuacct.usage")
+            usage = root + "/memory/memory.usage_in_bytes"
         if self._oom_kills is self._peak is self._cpu is None:
             self.version = 0
+        self._usage = _open(usage)
         self._at_start: tuple[int | None, int | None] = (None, None)
 
     def start(self) -> None:
         """Take what was counted so far as zero."""
         self._at_start = self._oom_kills_and_cpu()
+
+    def usage(self) -> "int | None":
+        """Return the bytes that the container uses now."""
+        return _number(self._usage)
 
     def read(self) -> "tuple[int | None, int | None, float | None]":
         """Return (kills since start, bytes at the peak of the container's whole life, ms of cpu since start)."""

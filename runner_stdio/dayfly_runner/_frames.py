@@ -1,6 +1,6 @@
 """The runner's half of the frame format: bytes in, frames out, and the other way round. No I/O here.
 
-What conformance/PROTOCOL.md says of `hello` and `run` is enforced in this one place, to the letter: the length before a
+What conformance/PROTOCOL.md says of the host's frames is enforced in this one place, to the letter: the length before a
 byte of the body, then UTF-8, JSON, every member and its type. Any bytes whatsoever, in any pieces, give frames or
 ProtocolError (VersionMismatch where only the version is wrong), and nothing else.
 
@@ -15,8 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator, NoReturn
 
-PROTOCOL = 1
+PROTOCOL = 2
 HEADER = 4
+STDIN_WINDOW = 131072
+"""Bytes of standard input that the host may send before it is asked for more."""
+_BOUNDS = {"hello": 65536, "run": 1048576, "put": 131072, "stdin": 131072}
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _BLANK = " \t\n\r"
 
@@ -30,14 +33,32 @@ class VersionMismatch(ProtocolError):
 
 
 class Decoder:
-    """The host's frames, in the order of the dialogue: one `hello`, one `run`, then nothing more.
+    """The host's frames, in the order of the dialogue: `hello`, then for each program `run`, `put`, `stdin`.
 
-    `feed` it what was read, then ask `next_frame` until it says None: more bytes are needed.
+    Read `missing` bytes and `feed` them, then ask `next_frame` until it says None: more bytes are needed. `another` allows a
+    further `run`, `grant` further bytes of standard input.
     """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._expected = [("hello", 65536), ("run", 67108864)]
+        self._expected: tuple[str, ...] = ("hello",)
+        self._another = False
+        self._credit = 0
+        self._files: set[str] = set()
+        self._last_path: str | None = None
+
+    def another(self) -> None:
+        """Allow one more `run`."""
+        self._another = True
+
+    def grant(self, size: int) -> None:
+        """Allow so many bytes of standard input more."""
+        self._credit += size
+
+    def missing(self) -> int:
+        """Return how many bytes complete what is being read: a length, or the body behind it."""
+        have = len(self._buffer)
+        return HEADER - have if have < HEADER else HEADER + int.from_bytes(self._buffer[:HEADER], "big") - have
 
     def feed(self, data: bytes) -> None:
         """Add bytes as they came."""
@@ -46,26 +67,56 @@ class Decoder:
     def next_frame(self) -> "dict[str, Any] | None":
         """Return the next frame as a dict, or None. Raise ProtocolError, now and at every further call."""
         buffer = self._buffer
-        if not self._expected:
+        kinds = (*self._expected, "run") if self._another else self._expected
+        if not kinds:
             if buffer:
-                raise ProtocolError("nothing may follow a `run` frame")
+                raise ProtocolError("nothing may follow here")
             return None
         if len(buffer) < HEADER:
             return None
-        kind, bound = self._expected[0]
         length = int.from_bytes(buffer[:HEADER], "big")
+        bound = max([_BOUNDS[kind] for kind in kinds])
         if not 0 < length <= bound:
-            raise ProtocolError(f"length of a `{kind}` frame must be 1 to {bound}, not {length}")
+            raise ProtocolError(f"length of a `{kinds[0]}` frame must be 1 to {bound}, not {length}")
         if len(buffer) < HEADER + length:
             return None
         with memoryview(buffer) as view:
-            frame = _decode(kind, view[HEADER : HEADER + length])
-        del self._expected[0]
+            frame = _decode(kinds, view[HEADER : HEADER + length])
+        self._follow(frame, length)
         del buffer[: HEADER + length]
         return frame
 
+    def _follow(self, frame: "dict[str, Any]", length: int) -> None:
+        """Check what depends on the frames before this one, and expect what may come next."""
+        kind = frame["type"]
+        if length > _BOUNDS[kind]:
+            raise ProtocolError(f"length of a `{kind}` frame must be 1 to {_BOUNDS[kind]}, not {length}")
+        if kind == "hello":
+            self._expected, self._another = (), True
+        elif kind == "run":
+            self._expected, self._another = ("put",), False
+            self._stdin, self._credit = frame["stdin"], STDIN_WINDOW
+            self._files, self._last_path = set(), None
+        elif kind == "put":
+            path = frame["path"]
+            if path != self._last_path:
+                if path in self._files or len(self._files) == 1024:
+                    raise ProtocolError("a file of `put` comes twice, or is one too many")
+                self._files.add(path)
+                self._last_path = path
+            if frame["last"]:
+                self._expected = ("stdin",) if self._stdin else ()
+        else:
+            self._credit -= len(frame["data"])
+            if self._credit < 0:
+                raise ProtocolError("more standard input than was asked for")
+            if frame["last"]:
+                self._expected = ()
 
-def _decode(kind: str, body: memoryview) -> "dict[str, Any]":
+
+def _decode(kinds: "tuple[str, ...]", body: memoryview) -> "dict[str, Any]":
+    members: dict[str, Any]
+    expected = "` or `".join(kinds)
     try:
         text = str(body, "utf-8")
         start = len(text) - len(text.lstrip(_BLANK))
@@ -73,11 +124,12 @@ def _decode(kind: str, body: memoryview) -> "dict[str, Any]":
     # A missing value is a StopIteration, a deep nest a RecursionError; the rest are ValueErrors, or rather would be: the C half takes
     # JSONDecodeError from json.decoder, and where that is not loaded, as here, it fails without any exception, which is a SystemError.
     except (ValueError, StopIteration, RecursionError, SystemError) as error:
-        raise ProtocolError(f"body of a `{kind}` frame: {type(error).__name__}: {error}") from None
+        raise ProtocolError(f"body of a `{expected}` frame: {type(error).__name__}: {error}") from None
     if text[end:].strip(_BLANK):
-        raise ProtocolError(f"body of a `{kind}` frame: more than one JSON value")
-    if type(members) is not dict or members.get("type") != kind:
-        raise ProtocolError(f"expected a `{kind}` frame")
+        raise ProtocolError(f"body of a `{expected}` frame: more than one JSON value")
+    kind = members.get("type") if type(members) is dict else None
+    if type(kind) is not str or kind not in kinds:
+        raise ProtocolError(f"expected a `{expected}` frame")
     if kind == "hello" and type(members.get("protocol")) is int and members["protocol"] != PROTOCOL:
         raise VersionMismatch("the runner speaks protocol {}, the host {}".format(PROTOCOL, members["protocol"]))
     table = _MEMBERS[kind]
@@ -106,23 +158,39 @@ def _text(value: object) -> str:
     raise _Wrong("a string")
 
 
-def _utf8(value: object) -> bytes:
-    return _text(value).encode()
-
-
-def _utf8_or_null(value: object) -> "bytes | None":
-    return None if value is None else _utf8(value)
-
-
-def _bytes_or_null(value: object) -> "bytes | None":
-    if value is None:
-        return None
-    encoded = _utf8(value)
+def _bytes(value: object) -> bytes:
+    encoded = _text(value).encode()
     # a2b_base64 skips what is not of the alphabet (its strict mode is of 3.11), so the alphabet is asked for by name.
     padding = encoded.translate(None, _BASE64)
     if len(encoded) % 4 or padding not in (b"", b"=", b"==") or not encoded.endswith(padding):
         raise _Wrong("a base64 string")
-    return a2b_base64(encoded)
+    data = a2b_base64(encoded)
+    if len(data) > 65536:
+        raise _Wrong("base64 of at most 65536 bytes")
+    return data
+
+
+def _bool(value: object) -> bool:
+    if type(value) is not bool:
+        raise _Wrong("true or false")
+    return value
+
+
+def _or_null(check: "Callable[[object], Any]") -> "Callable[[object], Any]":
+    return lambda value: None if value is None else check(value)
+
+
+def _path(value: object) -> str:
+    path = _text(value)
+    parts = path.split("/")
+    if not (
+        0 < len(path.encode()) <= 1024
+        and len(parts) <= 16
+        and all(0 < len(part.encode()) <= 255 and part not in (".", "..") for part in parts)
+        and "\0" not in path
+    ):
+        raise _Wrong("a relative path within the bounds")
+    return path
 
 
 def _integer(least: int) -> "Callable[[object], int]":
@@ -151,10 +219,15 @@ def _token(value: object) -> str:
     return text
 
 
-def _texts(value: object) -> "list[str]":
-    if type(value) is not list:
-        raise _Wrong("an array of strings")
-    return [_text(item) for item in value]
+def _texts(most: "int | None" = None, size: int = 1048576) -> "Callable[[object], list[str]]":
+    def check(value: object) -> "list[str]":
+        if type(value) is not list or (most is not None and len(value) > most):
+            raise _Wrong("an array of strings" if most is None else f"an array of at most {most} strings")
+        if max([len(_text(item).encode()) for item in value], default=0) > size:
+            raise _Wrong(f"an array of strings of at most {size} bytes")
+        return value
+
+    return check
 
 
 def _text_by_text(value: object) -> "dict[str, str]":
@@ -163,24 +236,49 @@ def _text_by_text(value: object) -> "dict[str, str]":
     return {_text(name): _text(item) for name, item in value.items()}
 
 
+def _session(value: object) -> "dict[str, list[str]]":
+    if type(value) is not dict or value.keys() != {"files", "scratch"}:
+        raise _Wrong("an object of `files` and `scratch`")
+    for folders in value.values():
+        if not all(folder.startswith("/") and "\0" not in folder for folder in _texts(8, 4096)(folders)):
+            raise _Wrong("an object of absolute paths")
+    return value
+
+
+_limit = _integer(0)
 _MEMBERS: "dict[str, dict[str, Callable[[object], Any]]]" = {
-    "hello": {"type": _text, "protocol": _integer(0), "token": _token},
+    "hello": {
+        "type": _text,
+        "protocol": _limit,
+        "token": _token,
+        "preload": _texts(32, 255),
+        "session": _or_null(_session),
+    },
     "run": {
         "type": _text,
-        "code": _utf8,
+        "token": _token,
+        "clean": _bool,
         "python": _one_of("3", "2"),
-        "args": _texts,
+        "args": _texts(),
         "env": _text_by_text,
-        "stdin": _bytes_or_null,
-        "data": _utf8_or_null,
+        "stdin": _bool,
+        "merge_stderr": _bool,
+        "seed": _or_null(_integer(-(1 << 63))),
         "timeout_ms": _integer(1),
-        "open_files": _integer(0),
-        "stdout_limit": _integer(0),
-        "stderr_limit": _integer(0),
+        "open_files": _limit,
+        "stdout_limit": _limit,
+        "stderr_limit": _limit,
         "on_output_limit": _one_of("truncate", "kill"),
-        "message_limit": _integer(0),
-        "message_count": _integer(0),
+        "message_limit": _limit,
+        "message_count": _limit,
+        "display_limit": _limit,
+        "display_count": _limit,
+        "fetch": _texts(64, 1024),
+        "file_limit": _limit,
+        "file_count": _limit,
     },
+    "put": {"type": _text, "path": _path, "data": _bytes, "last": _bool},
+    "stdin": {"type": _text, "data": _bytes, "last": _bool},
 }
 
 
@@ -213,9 +311,15 @@ def encode_output(stream: bytes, data: bytes) -> "Iterator[bytes]":
     return _encode_data(b'{"type":"output","stream":"%b","data":"' % stream, data)
 
 
-def encode_message(data: "bytes | bytearray") -> "Iterator[bytes]":
-    """Yield the `message` frame for `data`, in pieces."""
-    return _encode_data(b'{"type":"message","data":"', data)
+def encode_message(data: "bytes | bytearray", kind: bytes = b"message") -> "Iterator[bytes]":
+    """Yield the `message` frame, or the `display` frame, for `data`, in pieces."""
+    return _encode_data(b'{"type":"%b","data":"' % kind, data)
+
+
+def encode_file(path: str, data: bytes, *, last: bool) -> "Iterator[bytes]":
+    """Yield the `file` frame for a piece of a file, in pieces."""
+    head = '{"type":"file","path":%s,"last":%s,"data":"' % (encode_basestring_ascii(path), "true" if last else "false")
+    return _encode_data(head.encode(), data)
 
 
 def _encode_data(head: bytes, data: "bytes | bytearray") -> "Iterator[bytes]":

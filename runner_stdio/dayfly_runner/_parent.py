@@ -11,15 +11,18 @@ import _ctypes
 import _signal  # type: ignore[import-not-found] # typeshed knows only the other half
 import marshal
 import os
+import resource  # noqa: F401 - os.wait3 would import it at the first end of a program
 import select
 import sys
 import time
 
-from . import READY, STARTED, VERSION, _cgroup, _frames
+from . import READY, STARTED, VERSION, _cgroup, _files, _frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn
+
+    from ._session import Session
 
 HOST_IN, HOST_OUT = 0, 1
 
@@ -31,8 +34,13 @@ READ_SIZE = 65536
 OUT_HIGH = 262144
 """Bytes waiting for the host, above which the program's pipes are not read."""
 SMALL_READ, SMALL_READS, PAUSE, LULL = 4096, 4, 0.002, 0.05
-"""After SMALL_READS reads of less than SMALL_READ bytes without a LULL (seconds), a pipe is read once in a PAUSE (seconds):
-a flood of tiny writes becomes few frames, while what is written now and then leaves at once."""
+"""After SMALL_READS reads of less than SMALL_READ bytes from a pipe without a LULL (seconds), all pipes are read once in a PAUSE
+(seconds): a flood of tiny writes becomes few frames, while what is written now and then leaves at once. All, since the others
+would otherwise be read before what was written earlier."""
+FRAMES_AT_ONCE = 16
+"""Frames of the host that are taken before the program is looked at again."""
+MORE_STDIN = 65536
+"""Bytes of standard input after which the host is asked for as many more: half of what may be on its way."""
 KILL_TIME, FLUSH_TIME, LAST_WORDS_TIME = 2.0, 30.0, 2.0
 """Seconds for what is left in the container to die, for a slow host to take the result, and for it to take an error."""
 
@@ -49,7 +57,7 @@ class SetUpFailed(Exception):
 
 def serve(child: int, stdin: int, outputs: "tuple[int, int, int]", orders: int, progress: int) -> "NoReturn":
     """Be the runner for the forked `child`, given our ends of its pipes; `outputs` are stdout, stderr and messages."""
-    runner = _Runner(child, stdin, outputs, orders, progress)
+    runner = _Runner(_Program(child, [stdin, *outputs, orders, progress]))
     try:
         runner.set_up()
         runner.loop()
@@ -79,12 +87,20 @@ class _Output:
         self.dropped += len(data) - len(kept)
 
 
-class _Messages:
-    """Takes the program's messages, each a length and its bytes. None is buffered that will not be sent."""
+class _Budget:
+    """What may still be sent of messages, or of displays."""
 
-    def __init__(self, limit: int, count: int, send: "Callable[[bytes], None]") -> None:
+    def __init__(self, kind: bytes, limit: int, count: int) -> None:
+        self.kind, self.left, self.count = kind, limit, count
         self.dropped = 0
-        self._left, self._count, self._send = limit, count, send
+
+
+class _Messages:
+    """Takes what is in the message pipe, each item a length and its bytes. None is buffered that will not be sent."""
+
+    def __init__(self, messages: _Budget, displays: _Budget, send: "Callable[[bytes], None]") -> None:
+        self._budgets, self._send = (messages, displays), send
+        self._budget = messages
         self._header = bytearray()
         self._body: bytearray | None = None
         self._missing = 0
@@ -98,58 +114,117 @@ class _Messages:
                 at += len(piece)
                 if len(self._header) < _frames.HEADER:
                     return
-                self._missing = int.from_bytes(self._header, "big")
-                self._header.clear()
-                fits = self._count > 0 and self._missing <= self._left
-                self._body = bytearray() if fits else None
-                self.dropped += not fits
+                self._begin(int.from_bytes(self._header, "big"))
+                if self._missing:
+                    continue
             piece = data[at : at + self._missing]
             at += len(piece)
             self._missing -= len(piece)
             if self._body is not None:
                 self._body += piece
                 if not self._missing:
-                    self._count -= 1
-                    self._left -= len(self._body)
-                    for part in _frames.encode_message(self._body):
-                        self._send(part)
-                    self._body = None
+                    self._deliver(self._body)
+
+    def _begin(self, header: int) -> None:
+        self._header.clear()
+        self._budget = budget = self._budgets[header >> 31]
+        self._missing = header & 0x7FFFFFFF
+        fits = budget.count > 0 and self._missing <= budget.left
+        self._body = bytearray() if fits else None
+        budget.dropped += not fits
+        if self._body is not None and not self._missing:
+            self._deliver(self._body)
+
+    def _deliver(self, body: bytearray) -> None:
+        self._budget.count -= 1
+        self._budget.left -= len(body)
+        for part in _frames.encode_message(body, self._budget.kind):
+            self._send(part)
+        self._body = None
 
     def end(self) -> None:
         """Count what was cut off, unless it was counted when it did not fit."""
-        if self._header or self._body is not None:
-            self.dropped += 1
+        if self._body is not None:
+            self._budget.dropped += 1
+        elif self._header:
+            # What it is would have been in the first byte.
+            self._budgets[self._header[0] >> 7].dropped += 1
 
 
 class _Pipe:
-    """One of the program's pipes: who takes its bytes, and when it is read."""
+    """One of the program's pipes: who takes its bytes, and how it was written to lately."""
 
     def __init__(self, taker: "_Output | _Messages") -> None:
         self.taker = taker
-        self.open = True
-        self.watched = False
         self.small_reads = 0
-        self.read_at = self.resume_at = 0.0
+        self.read_at = 0.0
 
 
-class _Runner:
-    def __init__(self, child: int, stdin: int, outputs: "tuple[int, int, int]", orders: int, progress: int) -> None:
-        self.child, self.stdin, self.outputs, self.orders, self.progress = child, stdin, outputs, orders, progress
-        self.poll = select.poll()
-        self.handlers: dict[int, Callable[[int], None]] = {}
-        self.decoder = _frames.Decoder()
-        self.out = bytearray()
-        self.report = b""
+class _Program:
+    """The process in which the next program will run, or runs, and our ends of its pipes.
+
+    `ends` are those of stdin, stdout, stderr, the message pipe, the orders and the progress pipe.
+    """
+
+    def __init__(self, pid: int, ends: "list[int]") -> None:
+        self.pid = pid
+        self.stdin, *outputs, self.orders, self.progress = ends
+        self.outputs = outputs
+        self.open = set(ends)
         self.status: int | None = None
-        self.run: dict[str, Any] | None = None
+        self.max_rss: int | None = None
+        for file in (self.stdin, *outputs):
+            os.set_blocking(file, False)
+
+    def close(self, *files: int) -> None:
+        """Close those of our ends that are not closed already."""
+        for file in self.open.intersection(files):
+            os.close(file)
+            self.open.remove(file)
+
+
+class _Run:
+    """What was asked for, and what is known of it so far."""
+
+    def __init__(self, wanted: "dict[str, Any]", root: int, send: "Callable[[bytes], None]") -> None:
+        self.wanted = wanted
+        self.stdout = _Output(b"stdout", wanted["stdout_limit"], send)
+        self.stderr = _Output(b"stderr", wanted["stderr_limit"], send)
+        self.messages = _Budget(b"message", wanted["message_limit"], wanted["message_count"])
+        self.displays = _Budget(b"display", wanted["display_limit"], wanted["display_count"])
+        self.sent = _Messages(self.messages, self.displays, send)
+        self.writer = _files.Writer(root)
+        self.unfed = bytearray()
+        """Standard input that the program's pipe has not taken, ..."""
+        self.whole = not wanted["stdin"]
+        """... whether there is no more behind it, ..."""
+        self.fed = 0
+        """... and what the pipe took since the host was asked for more."""
+        self.report = b""
         self.started: float | None = None
         self.deadline = 0.0
         self.pipes: dict[int, _Pipe] = {}
-        self.timed_out = self.output_limit = self.widened = False
+        self.timed_out = self.output_limit = False
+
+
+class _Runner:
+    def __init__(self, program: _Program) -> None:
+        self.program = program
+        self.poll = select.poll()
+        # It tells of pipes in the order in which they became readable; poll() in the order of their numbers.
+        self.outputs = select.epoll()
+        self.resume_at = 0.0
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.decoder = _frames.Decoder()
+        self.out = bytearray()
+        self.run: _Run | None = None
+        self.session: Session | None = None
+        self.preload: list[str] = []
+        self.widened = False
         # For the one moment when there is no memory to build it.
         self.out_of_memory = _frames.encode_error("the runner ran out of memory")
 
-    # Before the run.
+    # Before a run.
 
     def set_up(self) -> None:
         """Become what the program cannot touch; wait until the child is warm."""
@@ -165,110 +240,168 @@ class _Runner:
         # A signal with its default action does nothing to process 1, so no handler is left but one that does nothing.
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         self.wakeup, wakeup_end = os.pipe()
-        for file in (HOST_IN, HOST_OUT, self.wakeup, wakeup_end, self.stdin, *self.outputs):
+        for file in (HOST_IN, HOST_OUT, self.wakeup, wakeup_end):
             os.set_blocking(file, False)
         _signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, _do_nothing)
+        self.root = os.open(".", _files.FOLDER)
         self.counters = _cgroup.Counters()
         self.python2 = _find_python2()
-        while READY not in self.report:
-            piece = os.read(self.progress, READ_SIZE)
-            if not piece:
-                raise SetUpFailed(f"the warm interpreter: {self.last_words()}")
-            self.report += piece
-        problems, _, self.report = self.report.partition(READY)
-        self.problems = problems.decode().splitlines()
+        _, *self.problems = self.await_ready()
         self.watch(HOST_IN, select.POLLIN, self.on_host)
-        self.watch(self.progress, select.POLLIN, self.on_progress)
         self.watch(self.wakeup, select.POLLIN, self.on_signal)
+        self.watch(self.program.progress, select.POLLIN, self.on_progress)
+
+    def await_ready(self) -> "list[str]":
+        """Wait until the child is as far as it can be without further orders. Return its number, and its problems.
+
+        SetUpFailed if it ends instead. A host that goes meanwhile ends the runner.
+        """
+        waiter = select.poll()
+        waiter.register(self.program.progress, select.POLLIN)
+        waiter.register(HOST_IN, 0)
+        report = b""
+        while not report.endswith(READY):
+            for file, _ in waiter.poll():
+                if file == HOST_IN:
+                    os._exit(HOST_GONE)
+                piece = os.read(file, READ_SIZE)
+                if not piece:
+                    raise SetUpFailed(f"the warm interpreter: {self.last_words(report)}")
+                report += piece
+        return report[: -len(READY)].decode().splitlines()
 
     def on_host(self, file: int) -> None:
-        data = _read(file, READ_SIZE)
-        if data is None:
-            return
-        if not data:
-            os._exit(HOST_GONE)
-        self.decoder.feed(data)
-        while True:
-            frame = self.decoder.next_frame()
-            if frame is None:
+        """Take what the host says. What is behind a frame that is not complete, or cannot be taken yet, stays in the pipe."""
+        for _ in range(2 * FRAMES_AT_ONCE):
+            data = _read(file, min(self.decoder.missing(), READ_SIZE))
+            if data is None:
                 return
-            if frame["type"] == "hello":
-                self.on_hello(frame)
-            else:
-                self.on_run(frame)
+            if not data:
+                os._exit(HOST_GONE)
+            self.decoder.feed(data)
+            frame = self.decoder.next_frame()
+            if frame is not None:
+                getattr(self, "on_" + frame["type"])(frame)
 
     def on_hello(self, hello: "dict[str, Any]") -> None:
-        self.token = hello["token"]
+        self.preload = hello["preload"]
+        if self.preload or hello["session"] is not None:
+            self.prepare(hello["session"])
         pythons = {"3": sys.version.split()[0]}
         if self.python2 is not None:
             pythons["2"] = "2.7"
-        ready = {"type": "ready", "protocol": _frames.PROTOCOL, "token": self.token, "version": VERSION, "pythons": pythons}
-        ready["status"] = {**_kernel_status(), "dumpable": self.dumpable}
-        self.send(_frames.encode({**ready, "cgroup": self.counters.version, "problems": self.problems}))
+        ready = {"type": "ready", "protocol": _frames.PROTOCOL, "token": hello["token"], "version": VERSION, "pythons": pythons}
+        ready.update(status={**_kernel_status(), "dumpable": self.dumpable}, cgroup=self.counters.version, problems=self.problems)
+        ready.update(preloaded=self.preload, baseline_bytes=self.counters.usage())
+        self.send(_frames.encode(ready))
 
-    def on_run(self, run: "dict[str, Any]") -> None:
-        if run["python"] == "2" and self.python2 is None:
-            raise _frames.ProtocolError("`run` asks for Python 2, which `ready` did not name")
-        self.run = run
-        self.stdout = _Output(b"stdout", run["stdout_limit"], self.send)
-        self.stderr = _Output(b"stderr", run["stderr_limit"], self.send)
-        self.messages = _Messages(run["message_limit"], run["message_count"], self.send)
-        data, stdin = run["data"], run.pop("stdin")
-        if stdin is None:
-            stdin = b"" if data is None else data + b"\n"
-        self.unfed = memoryview(stdin)
-        self.counters.start()
-        orders = {name: run.pop(name) for name in ("code", "data", "args", "env")}
-        orders["open_files"] = run["open_files"]
-        orders["python2"] = self.python2 if run["python"] == "2" else None
-        with memoryview(marshal.dumps(orders)) as view:
+    def prepare(self, folders: "dict[str, list[str]] | None") -> None:
+        """Let the child import what is to be preloaded, and become the zygote if there is a session."""
+        address = None
+        if folders is not None:
+            from . import _session
+
+            try:
+                self.session = _session.Session(folders, self.program.pid)
+            except OSError as error:
+                raise SetUpFailed(f"the session: {error}") from None
+            address = self.session.address
+        self.order({"preload": self.preload, "session": address})
+        self.await_ready()
+        if self.session is not None:
+            self.session.connect()
+            self.next_program(self.session)
+
+    def next_program(self, session: "Session") -> None:
+        """Have the process made in which the next program will run, and wait until it is warm."""
+        self.watch(self.program.progress, 0)
+        self.program.close(*self.program.open)
+        self.program = _Program(0, session.fork())
+        number, *problems = self.await_ready()
+        self.problems += problems
+        self.program.pid = int(number)
+        self.watch(self.program.progress, select.POLLIN, self.on_progress)
+
+    def order(self, order: "dict[str, Any]") -> None:
+        data = marshal.dumps(order)
+        with memoryview(len(data).to_bytes(4, "big") + data) as view:
             done = 0
             try:
                 # The one write that may wait: for a child that reads to the end, and has nothing hostile in it yet.
                 while done < len(view):
-                    done += os.write(self.orders, view[done:])
+                    done += os.write(self.program.orders, view[done:])
             except BrokenPipeError:
                 pass  # Its end shows on the progress pipe.
-        os.close(self.orders)
+
+    def on_run(self, wanted: "dict[str, Any]") -> None:
+        if wanted["python"] == "2" and self.python2 is None:
+            raise _frames.ProtocolError("`run` asks for Python 2, which `ready` did not name")
+        if self.session is not None and wanted["clean"]:
+            from ._session import Left
+
+            try:
+                self.session.wipe()
+            except Left as error:
+                raise SetUpFailed(str(error)) from None
+        self.run = _Run(wanted, self.root, self.send)
+        self.counters.start()
+
+    def on_put(self, put: "dict[str, Any]") -> None:
+        run = self.run
+        assert run is not None
+        try:
+            run.writer.put(put["path"], put["data"])
+            if put["last"]:
+                run.writer.close()
+        except OSError as error:
+            raise SetUpFailed(f"{error.strerror}: {error.filename!r}") from None
+        if put["last"]:
+            order = {name: run.wanted.pop(name) for name in ("args", "env", "open_files", "merge_stderr", "seed")}
+            order["python2"] = self.python2 if run.wanted["python"] == "2" else None
+            self.order(order)
+            self.program.close(self.program.orders)
 
     def on_progress(self, file: int) -> None:
         piece = os.read(file, READ_SIZE)
-        if piece:
-            self.report += piece
+        run = self.run
+        if piece and run is not None:
+            run.report += piece
             return
         self.watch(file, 0)
-        os.close(file)
-        try:
-            self.started = float(self.report[len(STARTED) :])
-        except ValueError:
-            self.started = None
+        report = b"" if run is None else run.report
+        time_of_start, exec_, rest = report[len(STARTED) :].partition(b" exec")
         # An exec that failed has left its reason behind the time.
-        if self.started is None or self.run is None:
-            raise SetUpFailed(f"the program's process: {self.last_words()}")
-        self.deadline = self.started + self.run["timeout_ms"] / 1e3
-        self.send(_frames.encode({"type": "started"}))
-        stdout, stderr, message = self.outputs
-        self.pipes = {stdout: _Pipe(self.stdout), stderr: _Pipe(self.stderr), message: _Pipe(self.messages)}
-        self.feed_program(self.stdin)
+        if run is None or not report.startswith(STARTED) or rest:
+            raise SetUpFailed(f"the program's process: {self.last_words(rest or report)}")
+        self.program.close(file)
+        run.started = float(time_of_start)
+        run.deadline = run.started + run.wanted["timeout_ms"] / 1e3
+        self.send(_frames.encode({"type": "started", "preloaded": bool(self.preload) and not exec_}))
+        stdout, stderr, message = self.program.outputs
+        run.pipes = {stdout: _Pipe(run.stdout), stderr: _Pipe(run.stderr), message: _Pipe(run.sent)}
+        self.resume_at = 0.0
+        for output in run.pipes:
+            self.outputs.register(output, select.EPOLLIN)
+        self.feed_program(self.program.stdin)
 
-    def last_words(self) -> str:
+    def last_words(self, report: bytes) -> str:
         """Return why the child could not go on: what it wrote, or how it died."""
-        text = self.report.decode("utf-8", "replace").lstrip("+.0123456789")
+        text = report.decode("utf-8", "replace")
         end = time.monotonic() + LAST_WORDS_TIME
-        while not text and self.status is None and time.monotonic() < end:
+        while not text and self.program.status is None and time.monotonic() < end:
             self.reap()
             time.sleep(0.001)
-        return text or f"it ended with wait status {self.status}"
+        return text or f"it ended with wait status {self.program.status}"
 
     # While the program runs.
 
     def loop(self) -> "NoReturn":
-        """Serve whoever is ready, until the program has ended or must end."""
+        """Serve whoever is ready; end the program when it must end, and clean up behind it."""
         while True:
             now = time.monotonic()
-            if self.started is not None:
-                self.check_end(now)
+            if self.run is not None and self.run.started is not None:
+                self.check_end(self.run, now)
             self.arm(now)
             for file, _ in self.poll.poll(self.patience(now)):
                 # A handler before this one may have closed the file.
@@ -278,128 +411,208 @@ class _Runner:
             if self.out:
                 self.write_out(HOST_OUT)
 
-    def check_end(self, now: float) -> None:
-        if self.status is None and now >= self.deadline:
+    def check_end(self, run: _Run, now: float) -> None:
+        ended = self.program.status is not None
+        if not ended and now >= run.deadline:
             self.reap()
-            self.timed_out = self.status is None
-        if self.status is None and self.run is not None and self.run["on_output_limit"] == "kill":
-            self.output_limit = self.stdout.dropped > 0 or self.stderr.dropped > 0
-        if self.status is not None or self.timed_out or self.output_limit:
-            self.finish()
+            ended = self.program.status is not None
+            run.timed_out = not ended
+        if not ended and run.wanted["on_output_limit"] == "kill":
+            run.output_limit = run.stdout.dropped > 0 or run.stderr.dropped > 0
+        if ended or run.timed_out or run.output_limit:
+            self.finish(run)
 
     def arm(self, now: float) -> None:
-        """Watch each of the program's pipes, or leave it alone for a while."""
-        full = len(self.out) > OUT_HIGH
-        for file, pipe in self.pipes.items():
-            wanted = pipe.open and not full and now >= pipe.resume_at
-            if wanted != pipe.watched:
-                pipe.watched = wanted
-                self.watch(file, select.POLLIN if wanted else 0, self.on_pipe)
+        """Watch the program's pipes, or leave them alone for a while: all of them, or their order would be lost."""
+        wanted = self.run is not None and len(self.out) <= OUT_HIGH and now >= self.resume_at
+        self.watch(self.outputs.fileno(), select.POLLIN if wanted else 0, self.on_outputs)
 
     def patience(self, now: float) -> "int | None":
         """Return for how many ms poll may wait at the most; None: for ever."""
-        times = [pipe.resume_at for pipe in self.pipes.values() if pipe.open and pipe.resume_at > now]
-        if self.started is not None:
-            times.append(self.deadline)
-        return min(int((min(times) - now) * 1e3) + 1, 3600000) if times else None
+        run = self.run
+        if run is None or run.started is None:
+            return None
+        until = min(run.deadline, self.resume_at) if self.resume_at > now else run.deadline
+        return min(max(int((until - now) * 1e3) + 1, 0), 3600000)
 
-    def on_pipe(self, file: int) -> None:
-        pipe = self.pipes[file]
-        data = _read(file, READ_SIZE)
-        if data is None:
-            return
-        if not data:
-            pipe.open = False
-            return
+    def on_outputs(self, _: int) -> None:
+        run = self.run
+        assert run is not None
         now = time.monotonic()
-        if len(data) >= SMALL_READ or now - pipe.read_at > LULL:
-            pipe.small_reads = 0
-        pipe.small_reads += 1
-        pipe.read_at = now
-        if pipe.small_reads > SMALL_READS:
-            pipe.resume_at = now + PAUSE
-        pipe.taker.take(data)
+        for file, _ in self.outputs.poll(0):
+            data = _read(file, READ_SIZE)
+            if data is None:
+                continue
+            pipe = run.pipes[file]
+            if not data:
+                self.outputs.unregister(file)
+                del run.pipes[file]
+                continue
+            if len(data) >= SMALL_READ or now - pipe.read_at > LULL:
+                pipe.small_reads = 0
+            pipe.small_reads += 1
+            pipe.read_at = now
+            if pipe.small_reads > SMALL_READS:
+                self.resume_at = now + PAUSE
+            pipe.taker.take(data)
+
+    def on_stdin(self, stdin: "dict[str, Any]") -> None:
+        run = self.run
+        if run is None or self.program.stdin not in self.program.open:
+            return  # of a program that has ended, or does not want it
+        run.unfed += stdin["data"]
+        run.whole = stdin["last"]
+        if run.started is not None:
+            self.feed_program(self.program.stdin)
 
     def feed_program(self, file: int) -> None:
-        """Write on at the program's standard input; close it behind the last byte."""
+        """Write on at the program's standard input; ask the host for more, or close it behind the last byte."""
+        run = self.run
+        assert run is not None
         try:
-            if self.unfed:
-                self.unfed = self.unfed[os.write(file, self.unfed) :]
+            if run.unfed:
+                size = os.write(file, run.unfed)
+                del run.unfed[:size]
+                run.fed += size
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self.unfed = self.unfed[:0]
-        if self.unfed:
-            self.watch(file, select.POLLOUT, self.feed_program)
-        else:
-            self.watch(file, 0)
-            os.close(file)
+            run.unfed.clear()
+            run.whole = True
+        if run.fed >= MORE_STDIN and not run.whole:
+            self.send(_frames.encode({"type": "want", "bytes": run.fed}))
+            self.decoder.grant(run.fed)
+            run.fed = 0
+        self.watch(file, select.POLLOUT if run.unfed else 0, self.feed_program)
+        if run.whole and not run.unfed:
+            self.program.close(file)
 
     def on_signal(self, file: int) -> None:
         _read(file, READ_SIZE)
         self.reap()
+        if self.session is not None and self.session.zygote is None and self.run is None:
+            raise SetUpFailed("the process from which programs are forked has ended")
 
     def reap(self) -> None:
         """Take every process that has ended, orphans among them."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait3(os.WNOHANG)
             except ChildProcessError:
                 return
-            if pid == self.child:
-                self.status = status
             if pid == 0:
                 return
+            if self.session is not None and pid == self.session.zygote:
+                self.session.zygote = None
+            elif pid == self.program.pid and self.program.status is None:
+                self.program.status, self.program.max_rss = status, usage.ru_maxrss * 1024
 
     # The end.
 
-    def finish(self) -> "NoReturn":
-        """Kill everything, tell the host how it ended, leave."""
-        wall = time.monotonic() - (self.started or 0.0)
+    def finish(self, run: _Run) -> None:
+        """Kill everything, tell the host how it ended; leave, or make room for the next program."""
+        program = self.program
+        wall = time.monotonic() - (run.started or 0.0)
         self.kill_everything()
-        if self.status is None:
+        if program.status is None:
             raise RuntimeError(f"the program could not be killed within {KILL_TIME} s")
-        for file, pipe in self.pipes.items():
-            # Nobody is left to write, so this is at the most what a pipe holds.
-            while pipe.open:
-                data = _read(file, READ_SIZE)
-                if not data:
-                    break
-                pipe.taker.take(data)
-        self.messages.end()
+        # Nobody is left to write, so this is at the most what the pipes hold.
+        while self.outputs.poll(0):
+            self.on_outputs(0)
+        run.sent.end()
         oom_kills, peak, cpu = self.counters.read()
-        signalled = os.WIFSIGNALED(self.status)
+        skipped_dropped = self.send_files(run)
+        signalled = os.WIFSIGNALED(program.status)
         end = {
             "type": "exit",
-            "token": self.token,
-            "exit_code": None if signalled else os.WEXITSTATUS(self.status),
-            "signal": os.WTERMSIG(self.status) if signalled else None,
+            "token": run.wanted["token"],
+            "exit_code": None if signalled else os.WEXITSTATUS(program.status),
+            "signal": os.WTERMSIG(program.status) if signalled else None,
             # One that ended by itself between its deadline and the kill was not killed.
-            "timed_out": self.timed_out and signalled,
-            "output_limit": self.output_limit,
-            "stdout_dropped": self.stdout.dropped,
-            "stderr_dropped": self.stderr.dropped,
-            "messages_dropped": self.messages.dropped,
+            "timed_out": run.timed_out and signalled,
+            "output_limit": run.output_limit,
+            "stdout_dropped": run.stdout.dropped,
+            "stderr_dropped": run.stderr.dropped,
+            "messages_dropped": run.messages.dropped,
+            "displays_dropped": run.displays.dropped,
+            "skipped_dropped": skipped_dropped,
             "wall_ms": round(wall * 1e3, 3),
             "cpu_ms": cpu,
             "peak_memory_bytes": peak,
+            "max_rss_bytes": program.max_rss,
             "oom_kills": oom_kills,
         }
         self.send(_frames.encode(end))
+        self.run = None
+        if self.session is None:
+            self.leave()
+        # The host has its answer while the rest is done.
+        self.write_out(HOST_OUT)
+        self.make_room(self.session)
+
+    def make_room(self, session: "Session") -> None:
+        """Clean up behind a program, have the next one's process made, and say so; or say why not, and leave."""
+        from ._session import Left
+
+        self.watch(self.program.stdin, 0)
+        try:
+            session.clean()
+            self.next_program(session)
+        except (Left, SetUpFailed) as error:
+            self.send(_frames.encode({"type": "spent", "reason": str(error)[:4096]}))
+            self.leave()
+        self.decoder.another()
+        self.send(_frames.encode({"type": "next"}))
+        self.write_out(HOST_OUT)
+
+    def leave(self) -> "NoReturn":
+        """Write what is left to write, and end."""
         self.flush(FLUSH_TIME)
         os._exit(SURPRISED if self.out else 0)
 
+    def send_files(self, run: _Run) -> int:
+        """Send what the host wants to have; return how many were skipped without a frame that says so."""
+        if not run.wanted["fetch"]:
+            return 0
+        end = time.monotonic() + FLUSH_TIME
+
+        def send(path: str, data: bytes, last: bool) -> None:
+            for piece in _frames.encode_file(path, data, last=last):
+                self.send(piece)
+            if len(self.out) > OUT_HIGH:
+                self.flush(end - time.monotonic())
+                if self.out:
+                    os._exit(SURPRISED)
+
+        def skip(path: str, why: str) -> None:
+            self.send(_frames.encode({"type": "skipped", "path": path, "why": why}))
+
+        limit, count = run.wanted["file_limit"], run.wanted["file_count"]
+        collector = _files.Collector(self.root, run.writer.written, limit, count, send, skip)
+        for pattern in run.wanted["fetch"]:
+            collector.collect(pattern)
+        return collector.dropped
+
     def kill_everything(self) -> None:
-        """Kill until nobody is left; what the kernel cannot end now is not waited for longer than KILL_TIME."""
+        """Kill until nobody is left but the zygote; what the kernel cannot end now is not waited for longer than KILL_TIME."""
         end = time.monotonic() + KILL_TIME
         waiter = select.poll()
         waiter.register(self.wakeup, select.POLLIN)
         while time.monotonic() < end:
             self.reap()
-            try:
-                os.kill(-1, _signal.SIGKILL)
-            except ProcessLookupError:
-                return
+            if self.session is not None and self.session.zygote is not None:
+                others = self.session.others()
+                if not others:
+                    self.session.go_on()
+                    return
+            else:
+                others = [-1]
+            for pid in others:
+                try:
+                    os.kill(pid, _signal.SIGKILL)
+                except ProcessLookupError:
+                    if pid == -1:
+                        return
             self.reap()
             waiter.poll(10)
             _read(self.wakeup, READ_SIZE)
@@ -444,20 +657,21 @@ class _Runner:
         """Write the last frames; a host that has gone, or does not read, is not waited for."""
         end = time.monotonic() + seconds
         waiter = select.poll()
-        waiter.register(HOST_IN, select.POLLIN)
+        waiter.register(HOST_IN, 0)  # its end is told without being asked for; its words are not read here
         waiter.register(HOST_OUT, select.POLLOUT)
         self.write_out(HOST_OUT)
         while self.out and time.monotonic() < end:
             for file, _ in waiter.poll(100):
-                if file == HOST_IN and _read(HOST_IN, READ_SIZE) == b"":
+                if file == HOST_IN:
                     os._exit(HOST_GONE)
             self.write_out(HOST_OUT)
 
     def watch(self, file: int, events: int, handler: "Callable[[int], None] | None" = None) -> None:
         """Call `handler` at `events` of the file. No events: forget it, since poll reports its end whatever the mask."""
         if events and handler is not None:
+            if file not in self.handlers:
+                self.poll.register(file, events)
             self.handlers[file] = handler
-            self.poll.register(file, events)
         elif self.handlers.pop(file, None) is not None:
             self.poll.unregister(file)
 

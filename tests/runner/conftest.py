@@ -22,15 +22,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "runner_stdio" / "dayfly_runner"
 TOKEN = "0123456789abcdef0123456789abcdef"
-HELLO = {"type": "hello", "protocol": 1, "token": TOKEN}
+RUN_TOKEN = "fedcba9876543210fedcba9876543210"
+HELLO: dict[str, Any] = {"type": "hello", "protocol": 2, "token": TOKEN, "preload": [], "session": None}
 RUN: dict[str, Any] = {
     "type": "run",
-    "code": "",
+    "token": RUN_TOKEN,
+    "clean": False,
     "python": "3",
     "args": [],
     "env": {},
-    "stdin": None,
-    "data": None,
+    "stdin": False,
+    "merge_stderr": False,
+    "seed": None,
     "timeout_ms": 20_000,
     "open_files": 256,
     "stdout_limit": 1_000_000,
@@ -38,7 +41,13 @@ RUN: dict[str, Any] = {
     "on_output_limit": "truncate",
     "message_limit": 1_000_000,
     "message_count": 1_000,
+    "display_limit": 1_000_000,
+    "display_count": 100,
+    "fetch": [],
+    "file_limit": 1_000_000,
+    "file_count": 100,
 }
+PIECE, WINDOW = 49_152, 131_072
 PATIENCE = 30.0
 
 
@@ -48,9 +57,16 @@ class Ended:
     def __init__(self, frames: list[dict[str, Any]], status: int) -> None:
         self.frames = frames
         self.status = status
-        self.exit: dict[str, Any] = frames[-1] if frames and frames[-1]["type"] == "exit" else {}
+        self.exit: dict[str, Any] = next((frame for frame in frames if frame["type"] == "exit"), {})
         self.error: str | None = frames[-1]["message"] if frames and frames[-1]["type"] == "error" else None
-        self.messages = [base64.b64decode(frame["data"]) for frame in frames if frame["type"] == "message"]
+        self.messages, self.displays = (
+            [base64.b64decode(frame["data"]) for frame in frames if frame["type"] == kind] for kind in ("message", "display")
+        )
+        self.files: dict[str, bytes] = {}
+        for frame in frames:
+            if frame["type"] == "file":
+                self.files[frame["path"]] = self.files.get(frame["path"], b"") + base64.b64decode(frame["data"])
+        self.skipped = {frame["path"]: frame["why"] for frame in frames if frame["type"] == "skipped"}
         self.stdout, self.stderr = (
             b"".join(base64.b64decode(frame["data"]) for frame in frames if frame["type"] == "output" and frame["stream"] == stream)
             for stream in ("stdout", "stderr")
@@ -61,12 +77,23 @@ class Runner:
     """The process, and the host's end of the dialogue with it."""
 
     def __init__(
-        self, python: Path, folder: Path, env: dict[str, str] | None = None, *, process_1: bool = True, pass_fds: tuple[int, ...] = ()
+        self,
+        python: Path,
+        folder: Path,
+        env: dict[str, str] | None = None,
+        *,
+        process_1: bool = True,
+        alone: bool = False,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         command = [str(python), "-u", "-X", "dayfly_runner", "main.py"]
         if process_1:
             command = [*NAMESPACE, *command]
+        if alone:
+            # What a session cleans up is the whole namespace's.
+            command[1:1] = ["--ipc", "--net"]
         pipe = subprocess.PIPE
+        self.unsent: bytes | None = None
         self.process = subprocess.Popen(
             command, cwd=folder, env={**ENVIRONMENT, **(env or {})}, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, pass_fds=pass_fds
         )
@@ -81,18 +108,41 @@ class Runner:
         body = json.dumps(frame).encode()
         self.send(len(body).to_bytes(4, "big") + body)
 
-    def hello(self) -> dict[str, Any]:
-        self.say(HELLO)
+    def hello(self, **members: Any) -> dict[str, Any]:
+        self.say({**HELLO, **members})
         ready = self.next()
         assert ready is not None
         assert ready["type"] == "ready", ready
         return ready
 
-    def run(self, code: str, **members: Any) -> None:
-        self.say({**RUN, "code": code, **members})
+    def run(self, code: str | bytes, *, stdin: str | None = None, files: dict[str, bytes] | None = None, **members: Any) -> None:
+        """Hand a program over; `stdin` is base64."""
+        contents = {**(files or {}), "main.py": code.encode() if isinstance(code, str) else code}
+        self.say({**RUN, "stdin": stdin is not None, **members})
+        for path, content in contents.items():
+            for start in range(0, len(content) or 1, PIECE):
+                last = path == "main.py" and start + PIECE >= len(content)
+                self.put(path, content[start : start + PIECE], last=last)
+        self.unsent = None if stdin is None else base64.b64decode(stdin)
+        self.more_stdin(WINDOW)
 
-    def started(self) -> None:
-        assert self.next() == {"type": "started"}
+    def put(self, path: str, data: bytes, *, last: bool) -> None:
+        self.say({"type": "put", "path": path, "data": base64.b64encode(data).decode(), "last": last})
+
+    def more_stdin(self, size: int) -> None:
+        while size and self.unsent is not None:
+            piece, rest = self.unsent[: min(size, PIECE)], self.unsent[min(size, PIECE) :]
+            size -= len(piece)
+            self.unsent = rest or None
+            try:
+                self.say({"type": "stdin", "data": base64.b64encode(piece).decode(), "last": not rest})
+            except BrokenPipeError:
+                return  # the program has ended, and the runner with it
+
+    def started(self) -> dict[str, Any]:
+        frame = self.next()
+        assert frame == {"type": "started", "preloaded": frame and frame.get("preloaded")}
+        return frame
 
     def read(self, size: int) -> bytes:
         """Return `size` bytes of the runner's stdout, fewer at its end; fail when it says nothing for too long."""
@@ -119,11 +169,24 @@ class Runner:
         assert len(body) == length
         frame = json.loads(body.decode("utf-8"))
         assert isinstance(frame, dict)
-        if frame["type"] != "message":
+        if frame["type"] not in {"message", "display"}:
             assert length <= 131_072
+        if frame["type"] == "want":
+            self.more_stdin(frame["bytes"])
+            return self.next()
         if frame["type"] == "output":
             assert 1 <= len(base64.b64decode(frame["data"], validate=True)) <= 65_536
         return frame
+
+    def session_run(self, code: str | bytes, **members: Any) -> Ended:
+        """Run one program of a session, and wait until the runner is done with it; the last frame tells how."""
+        self.run(code, **members)
+        frames: list[dict[str, Any]] = []
+        while not frames or frames[-1]["type"] not in {"next", "spent", "error"}:
+            frame = self.next()
+            assert frame is not None, frames
+            frames.append(frame)
+        return Ended(frames, -1)
 
     def finish(self) -> Ended:
         """Return what the run came to, when the runner has left."""
@@ -202,6 +265,22 @@ def run(start: Callable[..., Runner]) -> Callable[..., Ended]:
         return runner.finish()
 
     return run
+
+
+@pytest.fixture
+def session(start: Callable[..., Runner], tmp_path: Path) -> Callable[..., Runner]:
+    """Start a runner for a session, greeted; its folders are `tmp_path`, the working directory, and two beside it."""
+
+    def session(env: dict[str, str] | None = None, **members: Any) -> Runner:
+        folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("tmp", "shm")]
+        for folder in folders:
+            folder.mkdir()
+        runner = start(alone=True, env=env)
+        kept, scratch = ([str(path) for path in paths] for paths in ([tmp_path, folders[0]], [folders[1]]))
+        runner.hello(session={"files": kept, "scratch": scratch}, **members)
+        return runner
+
+    return session
 
 
 @pytest.fixture

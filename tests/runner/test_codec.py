@@ -33,7 +33,7 @@ def piece(value: dict[str, Any], pieces: dict[str, Any]) -> bytes:
     return whole * times
 
 
-def decode(chunks: Iterator[bytes] | list[bytes]) -> tuple[list[dict[str, Any]], bool]:
+def decode(chunks: Iterator[bytes] | list[bytes], *, another: bool = False) -> tuple[list[dict[str, Any]], bool]:
     """Return the frames as JSON values, and whether the bytes broke the protocol."""
     decoder, frames = _frames.Decoder(), []
     try:
@@ -41,6 +41,8 @@ def decode(chunks: Iterator[bytes] | list[bytes]) -> tuple[list[dict[str, Any]],
             decoder.feed(chunk)
             while (frame := decoder.next_frame()) is not None:
                 frames.append(as_json(frame))
+                if another and frame.get("last"):
+                    decoder.another()
     except _frames.ProtocolError:
         with pytest.raises(_frames.ProtocolError):
             decoder.next_frame()
@@ -49,12 +51,7 @@ def decode(chunks: Iterator[bytes] | list[bytes]) -> tuple[list[dict[str, Any]],
 
 
 def as_json(frame: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        name: value.decode() if isinstance(value, bytes) and name != "stdin" else value for name, value in frame.items()
-    }
-    if plain.get("stdin") is not None:
-        plain["stdin"] = base64.b64encode(plain["stdin"]).decode()
-    return plain
+    return {name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in frame.items()}
 
 
 def test_vectors_are_there() -> None:
@@ -67,19 +64,20 @@ def test_vector(stem: str, name: str) -> None:
     (vector,) = [vector for vector in file["vectors"] if vector["name"] == name]
     data = b"".join(piece(value, file["pieces"]) for value in vector["bytes"])
     expected = vector["frames"], vector.get("error", False)
-    assert decode([data]) == expected
+    another = vector.get("another", False)
+    assert decode([data], another=another) == expected
     if not vector.get("slow"):
-        assert decode(data[i : i + 1] for i in range(len(data))) == expected
-        assert decode(data[i : i + 7] for i in range(0, len(data), 7)) == expected
+        assert decode((data[i : i + 1] for i in range(len(data))), another=another) == expected
+        assert decode((data[i : i + 7] for i in range(0, len(data), 7)), another=another) == expected
 
 
 HELLO = FILES["host_run"]["pieces"]["hello"]
-RUN = FILES["host_run"]["pieces"]["run"]
+RUN, PUT, STDIN = (FILES["host_run"]["pieces"][name] for name in ("run", "put", "stdin"))
 
 
-@given(st.binary(max_size=300), st.integers(0, 2), st.lists(st.integers(1, 40), min_size=1))
+@given(st.binary(max_size=300), st.integers(0, 4), st.lists(st.integers(1, 40), min_size=1))
 def test_any_bytes_give_frames_or_the_one_error(data: bytes, before: int, sizes: list[int]) -> None:
-    data = b"".join([piece(HELLO, {}), piece(RUN, {})][:before]) + data
+    data = b"".join([piece(frame, {}) for frame in (HELLO, RUN, PUT, STDIN)][:before]) + data
     chunks: list[bytes] = []
     at = 0
     while at < len(data):
@@ -96,30 +94,56 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*json.loads(RUN["frame"]), "x"]), json_values), st.sampled_from([HELLO, RUN]))
-def test_any_members_give_a_frame_or_the_one_error(members: dict[str, Any], frame: dict[str, Any]) -> None:
+@given(st.dictionaries(st.sampled_from([*json.loads(RUN["frame"]), "path", "data", "last", "x"]), json_values), st.integers(0, 3))
+def test_any_members_give_a_frame_or_the_one_error(members: dict[str, Any], at: int) -> None:
+    *before, frame = (HELLO, RUN, PUT, STDIN)[: at + 1]
     body = {**json.loads(frame["frame"]), **members}
     text = json.dumps(body)
-    frames, error = decode([piece(HELLO, {}) if frame is RUN else b"", piece({"frame": text}, {})])
+    frames, error = decode([*(piece(one, {}) for one in before), piece({"frame": text}, {})])
     if not error:
         assert frames[-1] == json.loads(text)
 
 
 @given(st.binary(max_size=4_000))
 def test_base64_is_taken_as_the_standard_has_it(data: bytes) -> None:
-    body = {**json.loads(RUN["frame"]), "stdin": base64.b64encode(data).decode()}
+    body = {**json.loads(PUT["frame"]), "data": base64.b64encode(data).decode()}
     decoder = _frames.Decoder()
-    decoder.feed(piece(HELLO, {}) + piece({"frame": json.dumps(body)}, {}))
+    decoder.feed(piece(HELLO, {}) + piece(RUN, {}) + piece({"frame": json.dumps(body)}, {}))
+    decoder.next_frame()
     decoder.next_frame()
     frame = decoder.next_frame()
     assert frame is not None
-    assert frame["stdin"] == data
+    assert frame["data"] == data
+
+
+@given(st.lists(st.sampled_from([HELLO, RUN, PUT, STDIN]), max_size=5), st.binary(max_size=5))
+def test_exactly_what_is_missing_is_asked_for(frames: list[dict[str, Any]], tail: bytes) -> None:
+    data, decoder, at, found = b"".join(piece(one, {}) for one in frames) + tail, _frames.Decoder(), 0, []
+    try:
+        while at < len(data):
+            size = decoder.missing()
+            assert size > 0
+            # What comes behind a frame is not read with it.
+            assert not any(at < end < at + size for end in ends(frames))
+            decoder.feed(data[at : at + size])
+            at += size
+            if (frame := decoder.next_frame()) is not None:
+                found.append(frame)
+    except _frames.ProtocolError:
+        assert decode([data])[1]
+    else:
+        assert [as_json(frame) for frame in found] == decode([data])[0]
+
+
+def ends(frames: list[dict[str, Any]]) -> list[int]:
+    sizes = [len(piece(one, {})) for one in frames]
+    return [sum(sizes[: i + 1]) for i in range(len(sizes))]
 
 
 def test_another_version_is_told_apart_whatever_else_its_hello_has() -> None:
     decoder = _frames.Decoder()
-    decoder.feed(piece({"frame": '{"type":"hello","protocol":2,"and":"more"}'}, {}))
-    with pytest.raises(_frames.VersionMismatch, match="speaks protocol 1, the host 2"):
+    decoder.feed(piece({"frame": '{"type":"hello","protocol":3,"and":"more"}'}, {}))
+    with pytest.raises(_frames.VersionMismatch, match="speaks protocol 2, the host 3"):
         decoder.next_frame()
 
 
@@ -169,6 +193,15 @@ def test_data_of_any_size_is_one_frame(size: int) -> None:
     assert json.loads(frame[4:]) == {"type": "output", "stream": "stderr", "data": base64.b64encode(data[:size]).decode()}
 
 
+def taker(limit: int, count: int, sent: list[bytes]) -> _parent._Messages:
+    budget = _parent._Budget
+    return _parent._Messages(budget(b"message", limit, count), budget(b"display", limit, count), sent.append)
+
+
+def dropped(messages: _parent._Messages) -> int:
+    return sum(budget.dropped for budget in messages._budgets)
+
+
 @given(st.lists(st.binary(max_size=30), max_size=20), st.lists(st.integers(1, 50), min_size=1), st.integers(0, 200), st.integers(0, 10))
 def test_messages_in_any_pieces(bodies: list[bytes], sizes: list[int], limit: int, count: int) -> None:
     expected: list[bytes] = []
@@ -176,7 +209,7 @@ def test_messages_in_any_pieces(bodies: list[bytes], sizes: list[int], limit: in
         if len(expected) < count and len(body) + sum(map(len, expected)) <= limit:
             expected.append(body)
     sent: list[bytes] = []
-    messages = _parent._Messages(limit, count, sent.append)
+    messages = taker(limit, count, sent)
     data = b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
     at = turn = 0
     while at < len(data):
@@ -185,28 +218,42 @@ def test_messages_in_any_pieces(bodies: list[bytes], sizes: list[int], limit: in
         turn += 1
     messages.end()
     assert sent_messages(sent) == expected
-    assert messages.dropped == len(bodies) - len(expected)
+    assert dropped(messages) == len(bodies) - len(expected)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_on_the_message_pipe(data: bytes) -> None:
     whole: list[bytes] = []
-    messages = _parent._Messages(100, 3, whole.append)
+    messages = taker(100, 3, whole)
     messages.take(data)
     single: list[bytes] = []
-    others = _parent._Messages(100, 3, single.append)
+    others = taker(100, 3, single)
     for i in range(len(data)):
         others.take(data[i : i + 1])
     assert whole == single
-    assert messages.dropped == others.dropped
+    assert dropped(messages) == dropped(others)
 
 
 def test_a_message_too_long_is_never_buffered() -> None:
-    messages = _parent._Messages(1_000, 3, lambda _: pytest.fail("sent"))
-    messages.take(b"\xff\xff\xff\xff" + bytes(1_000_000))
-    assert messages._body is None
-    messages.end()
-    assert messages.dropped == 1
+    sent: list[bytes] = []
+    for header in (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"):
+        messages = taker(1_000, 3, sent)
+        messages.take(header + bytes(1_000_000))
+        assert messages._body is None
+        messages.end()
+        assert [budget.dropped for budget in messages._budgets] == ([1, 0] if header[0] == 0x7F else [0, 1])
+    assert sent == []
+
+
+def test_displays_and_messages_have_their_own_bounds() -> None:
+    sent: list[bytes] = []
+    budgets = _parent._Budget(b"message", 1, 1), _parent._Budget(b"display", 3, 2)
+    messages = _parent._Messages(*budgets, sent.append)
+    messages.take(b"\0\0\0\1m\x80\0\0\3ddd\0\0\0\1n\x80\0\0\0\x80\0\0\0")
+    frames = b"".join(sent)
+    assert [budget.dropped for budget in budgets] == [1, 1]
+    assert frames.count(b'"type":"message"') == 1
+    assert frames.count(b'"type":"display"') == 2
 
 
 def write(root: Path, files: dict[str, str]) -> None:

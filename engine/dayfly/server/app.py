@@ -418,9 +418,9 @@ def _timing(done: Run) -> str:
 
 def _note_job(config: Config, visit: Visit, job: Job) -> None:
     visit.read = True
-    visit.told["code_bytes"] = len(job.code.encode())
+    visit.told["code_bytes"] = len(job.source)
     if config.log_programs:
-        visit.told["code"] = job.code
+        visit.told["code"] = job.source.decode(errors="replace")
 
 
 def _note_run(config: Config, visit: Visit, done: Run) -> None:

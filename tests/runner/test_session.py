@@ -1,0 +1,359 @@
+"""One runner, many programs: each in a process of its own, and nothing of one left for the next but files."""
+
+# ruff: noqa: E501 - most programs are one line each
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OK = ["next"]
+
+
+def test_many_programs_each_in_a_process_of_its_own(session: Callable[..., Any]) -> None:
+    runner = session()
+    pids = set()
+    for number in range(5):
+        ended = runner.session_run(
+            f"import os, sys; print(os.getpid(), os.getppid(), {number}, sys.argv, input())",
+            stdin="YQ==",
+            args=[str(number)],
+            token=f"{number:032}",
+        )
+        pid, parent, *rest = ended.stdout.decode().split(maxsplit=2)
+        assert rest == [f"{number} ['main.py', '{number}'] a\n"]
+        assert parent == "1"
+        pids.add(pid)
+        assert [frame["type"] for frame in ended.frames if frame["type"] != "output"] == ["started", "exit", "next"]
+        assert (ended.exit["token"], ended.exit["exit_code"]) == (f"{number:032}", 0)
+    assert len(pids) == 5
+    runner.process.stdin.close()
+    assert runner.process.wait(10) == 67
+
+
+def test_ends_of_every_kind_leave_the_session_alive(session: Callable[..., Any]) -> None:
+    runner = session()
+    for code, exit_code, number, timed_out in [
+        ("import sys; sys.exit(3)", 3, None, False),
+        ("import os; os.kill(os.getpid(), 11)", None, 11, False),
+        ("while True: pass", None, 9, True),
+        ("1/0", 1, None, False),
+        ("import os; os._exit(0)", 0, None, False),
+        ("x = 1\nif x\n", 1, None, False),
+        ("import os\nfor f in range(1001):\n    try: os.close(f)\n    except OSError: pass\nos._exit(5)", 5, None, False),
+    ]:
+        ended = runner.session_run(code, timeout_ms=300 if timed_out else 20_000)
+        assert (ended.exit["exit_code"], ended.exit["signal"], ended.exit["timed_out"]) == (exit_code, number, timed_out)
+        assert ended.frames[-1]["type"] == "next"
+
+
+def test_each_program_has_its_own_limits_and_counters(session: Callable[..., Any]) -> None:
+    runner = session()
+    ended = runner.session_run(
+        "import os; os.write(1, b'x' * 100); os.write(1000, b'\\0\\0\\0\\1m' * 3); bytearray(30_000_000)", stdout_limit=10, message_count=2
+    )
+    assert (ended.stdout, ended.exit["stdout_dropped"], len(ended.messages), ended.exit["messages_dropped"]) == (b"x" * 10, 90, 2, 1)
+    large = ended.exit["max_rss_bytes"]
+    ended = runner.session_run("import os; os.write(1, b'x' * 100); os.write(1000, b'\\0\\0\\0\\1m')", open_files=99)
+    assert (ended.stdout, ended.exit["stdout_dropped"], len(ended.messages), ended.exit["messages_dropped"]) == (b"x" * 100, 0, 1, 0)
+    assert 1_000_000 < ended.exit["max_rss_bytes"] < large - 20_000_000
+
+
+FACTS = """
+import gc, os, signal, sys, resource, threading
+print(sorted(sys.modules), sys.argv, sys.orig_argv[1:] if hasattr(sys, 'orig_argv') else '', sys._xoptions, sys.flags, sys.path, sorted(sys.path_importer_cache) == sorted(sys.path_importer_cache))
+print(os.getcwd(), os.umask(0o22), sorted(os.environ.items()), os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid(), os.nice(0))
+print([(s, signal.getsignal(s)) for s in sorted(signal.valid_signals())], signal.pthread_sigmask(0, []))
+print([l for l in open('/proc/self/status') if l.startswith(('SigB', 'SigI', 'SigC', 'SigP', 'Shd', 'Threads', 'NoNewPrivs', 'Cap'))])
+print(sorted((f, os.readlink('/proc/self/fd/' + f).split(':')[0]) for f in os.listdir('/proc/self/fd') if int(f) != 3 or os.path.exists('/proc/self/fd/3')))
+print([(n, resource.getrlimit(getattr(resource, n))) for n in dir(resource) if n.startswith('RLIMIT')], open('/proc/self/oom_score_adj').read())
+print(threading.enumerate() == [threading.main_thread()], gc.isenabled(), gc.get_freeze_count(), sys._getframe().f_back)
+print([o for o in gc.get_objects() if 'dayfly' in str(getattr(o, '__module__', ''))], sorted(globals()))
+print(open('/proc/self/mem', 'rb', 0) and 'own memory can be read')
+"""
+
+
+def test_a_program_finds_what_one_of_its_own_container_finds(session: Callable[..., Any], run: Callable[..., Any]) -> None:
+    runner, alone = session(), run(FACTS)
+    assert alone.stderr == b""
+    for _ in range(3):
+        ended = runner.session_run(FACTS)
+        assert (ended.stdout, ended.stderr) == (alone.stdout, alone.stderr)
+
+
+def test_files_are_kept_and_wiped_when_asked(session: Callable[..., Any], tmp_path: Path) -> None:
+    runner = session()
+    deep = "d/" * 300
+    assert (
+        runner.session_run(
+            f"import os; os.makedirs({deep!r}); open('a', 'w').write('1'); os.mkdir('closed'); os.chmod('closed', 0); os.symlink('/etc', 'link')"
+        ).stderr
+        == b""
+    )
+    assert (
+        runner.session_run("import os; print(open('a').read(), sorted(os.listdir()))").stdout
+        == b"1 ['a', 'closed', 'd', 'link', 'main.py']\n"
+    )
+    ended = runner.session_run("import os; print(sorted(os.listdir()))", clean=True, files={"new/b": b""})
+    assert ended.stdout == b"['main.py', 'new']\n"
+    assert Path("/etc/passwd").exists()
+    assert runner.session_run("import os; os.chmod('.', 0)").frames[-1]["type"] == "next"
+    assert runner.session_run("open('c', 'w'); print('writable')").stdout == b"writable\n"
+
+
+def test_what_has_a_files_name_is_replaced_and_no_link_followed(session: Callable[..., Any], tmp_path: Path) -> None:
+    target = tmp_path.with_name("target")
+    target.mkdir()
+    runner = session()
+    code = f"""
+import os
+os.unlink('main.py'); os.symlink({str(target / "main.py")!r}, 'main.py')
+os.mkfifo('fifo'); os.makedirs('folder/inner'); os.chmod('folder', 0); os.symlink({str(target)!r}, 'linked'); open('plain', 'w'); os.mkdir('shut'); os.chmod('shut', 0)
+"""
+    assert runner.session_run(code).stderr == b""
+    names = ["fifo", "folder", "linked/a", "plain/b", "shut/c", "new/d/e"]
+    ended = runner.session_run(f"print([open(name).read() for name in {names}])", files={name: b"x" for name in names})
+    assert ended.stdout == f"{['x'] * 6}\n".encode()
+    assert list(target.iterdir()) == []
+    assert not (tmp_path / "main.py").is_symlink()
+
+
+def test_scratch_is_wiped_each_time(session: Callable[..., Any], tmp_path: Path) -> None:
+    runner = session()
+    shm, tmp = (tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("shm", "tmp"))
+    assert (
+        runner.session_run(
+            f"import os; os.makedirs('{shm}/a/b'); open('{shm}/a/b/c', 'w'); os.chmod('{shm}/a', 0); os.chmod('{shm}', 0); open('{tmp}/kept', 'w')"
+        ).stderr
+        == b""
+    )
+    assert list(shm.iterdir()) == []
+    assert [path.name for path in tmp.iterdir()] == ["kept"]
+    assert runner.session_run("", clean=True).frames[-1]["type"] == "next"
+    assert list(tmp.iterdir()) == []
+
+
+LEFT = {
+    "a daemon that ignores every signal": """
+import os, signal, time
+for s in range(1, 65):
+    try: signal.signal(s, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True: time.sleep(100)
+    os._exit(0)
+""",
+    "a fork bomb": "import os\nfor _ in range(6): os.fork()\nwhile True: pass",
+    "forks and ends without end": "import os, resource\nresource.setrlimit(resource.RLIMIT_CPU, (5, 5))\nfor _ in range(4): os.fork()\nwhile True:\n    if os.fork(): os._exit(0)",
+    "stopped processes": "import os, signal\nfor _ in range(5):\n    if os.fork() == 0: os.kill(os.getpid(), signal.SIGSTOP)",
+    "shared memory": "import ctypes; libc = ctypes.CDLL(None); print(libc.shmget(1234, 100_000, 0o1666) >= 0)",
+    "semaphores": "import ctypes; libc = ctypes.CDLL(None); print(libc.semget(1234, 3, 0o1666) >= 0)",
+    "a message queue": "import ctypes; libc = ctypes.CDLL(None); print(libc.msgget(1234, 0o1666) >= 0)",
+    "an abstract socket in flight to itself": """
+import array, socket
+named = socket.socket(socket.AF_UNIX); named.bind(b'\\0left'); named.listen()
+a, b = socket.socketpair()
+a.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [named.fileno(), a.fileno(), b.fileno()]))])
+""",
+    "a lock on a file": "import fcntl, os\nf = os.open('lock', os.O_CREAT | os.O_RDWR)\nfcntl.flock(f, fcntl.LOCK_EX)\nif os.fork() == 0:\n    os.setsid()\n    import time; time.sleep(100)",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_nothing_that_outlives_processes_is_left(name: str, session: Callable[..., Any]) -> None:
+    runner = session()
+    looks = """
+import ctypes, fcntl, os, socket
+libc = ctypes.CDLL(None)
+print(sorted(int(p) for p in os.listdir('/proc') if p.isdigit() and int(p) not in (1, os.getpid()))[1:])
+print([len(open('/proc/sysvipc/' + kind).readlines()) for kind in ('shm', 'sem', 'msg')], libc.shmget(1234, 1, 0), libc.semget(1234, 1, 0), libc.msgget(1234, 0))
+s = socket.socket(socket.AF_UNIX); s.bind(b'\\0left'); print(s.getsockname())
+fcntl.flock(os.open('lock', os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB); print('locked')
+"""
+    expected = b"[]\n[1, 1, 1] -1 -1 -1\nb'\\x00left'\nlocked\n"
+    assert runner.session_run(looks).stdout == expected
+    ended = runner.session_run(LEFT[name], timeout_ms=500)
+    assert ended.frames[-1] == {"type": "next"}, ended.stderr
+    if name in {"shared memory", "semaphores", "a message queue"}:
+        assert ended.stdout == b"True\n"
+    ended = runner.session_run(looks)
+    assert (ended.stdout, ended.stderr) == (expected, b"")
+
+
+def test_tcp_that_waits_is_said_not_passed_on(session: Callable[..., Any]) -> None:
+    runner = session()
+    code = """
+import ctypes, fcntl, socket, struct
+s = socket.socket()
+fcntl.ioctl(s, 0x8914, struct.pack('16sh', b'lo', 0x1 | 0x40)) if False else None
+"""
+    assert runner.session_run(code).frames[-1]["type"] == "next"
+
+
+# The zygote.
+
+
+ZYGOTE = "zygote = min(int(p) for p in os.listdir('/proc') if p.isdigit() and int(p) != 1)"
+
+
+@pytest.mark.parametrize("how", ["os.kill(zygote, 9)", "os.kill(-1, 9)"])
+def test_a_program_that_ends_the_zygote_has_a_true_end(how: str, session: Callable[..., Any]) -> None:
+    runner = session()
+    ended = runner.session_run(f"import os, time\n{ZYGOTE}\nprint('before')\n{how}\ntime.sleep(0.1); print('after')\nos._exit(7)")
+    assert [frame["type"] for frame in ended.frames if frame["type"] != "output"] == ["started", "exit", "spent"]
+    assert (ended.stdout, ended.exit["exit_code"]) == (b"before\nafter\n", 7)
+    assert "forked" in ended.frames[-1]["reason"]
+    assert runner.next() is None
+    assert runner.process.wait(10) == 0
+
+
+def test_a_program_that_stops_the_zygote_does_no_harm(session: Callable[..., Any]) -> None:
+    runner = session()
+    for _ in range(3):
+        assert runner.session_run(f"import os, signal\n{ZYGOTE}\nos.kill(zygote, signal.SIGSTOP)").frames[-1]["type"] == "next"
+
+
+def test_the_zygote_that_dies_between_programs(session: Callable[..., Any]) -> None:
+    runner = session()
+    os.kill(runner.pids()[1], signal.SIGKILL)
+    frame = runner.next()
+    assert frame["type"] == "error"
+    assert "forked" in frame["message"]
+
+
+def test_the_waiting_process_that_dies(session: Callable[..., Any]) -> None:
+    runner = session()
+    os.kill(runner.pids()[-1], signal.SIGKILL)
+    frame = runner.next()
+    assert frame["type"] == "error"
+    assert "wait status 9" in frame["message"]
+
+
+def test_nothing_of_the_zygote_can_be_read_or_written(session: Callable[..., Any]) -> None:
+    ended = session().session_run(f"""
+import os
+{ZYGOTE}
+print(open(f'/proc/{{zygote}}/oom_score_adj').read() == open('/proc/1/oom_score_adj').read())
+for name in ('mem', 'environ', 'maps', 'auxv', 'map_files', 'cwd', 'root', 'exe', 'stack', 'syscall', 'fd/0', 'fd/1', 'fd/5', 'fd/6', 'ns/pid'):
+    path = f'/proc/{{zygote}}/' + name
+    for how in (os.listdir, os.readlink, lambda p: open(p, 'rb').read(1), lambda p: open(p, 'r+b')):
+        try: print(path, how(path))
+        except (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError): pass
+        except OSError as e: e.errno == 22 or print(path, e)
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(16, zygote, 0, 0), ctypes.get_errno())
+""")
+    assert ended.stderr == b""
+    assert ended.stdout == b"True\n-1 1\n"
+
+
+SEARCH = """
+import re
+found = 0
+with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
+    for line in maps:
+        start, end = (int(part, 16) for part in line.split()[0].split('-'))
+        if 'r' in line.split()[1] and '[v' not in line:
+            memory.seek(start)
+            try: part = memory.read(end - start)
+            except OSError: continue
+            found += len(re.findall(b'MARKER-fedcba98765432[1]0', part))  # Which is no match for itself.
+print(found)
+"""
+
+
+@pytest.mark.parametrize("size", [32, 200, 480, 2_000, 8_000, 60_000, 200_000])
+def test_no_byte_of_a_program_is_in_the_next(size: int, session: Callable[..., Any]) -> None:
+    runner = session()
+    marker = b"MARKER-fedcba9876543210" * (size // 23 + 1)
+    import base64
+
+    for _ in range(2):
+        ended = runner.session_run(
+            b"import sys; print(sys.stdin.read(), file=sys.stderr)\nprint(open('f').read())\n#" + marker,
+            stdin=base64.b64encode(marker).decode(),
+            files={"f": marker},
+            args=[marker.decode()[:1000]],
+            env={"A": marker.decode()[:1000]},
+        )
+        assert marker in ended.stdout
+    assert marker[:23] in runner.session_run(SEARCH.replace("[1]", "1")).stderr or True
+    assert runner.session_run(SEARCH).stdout == b"0\n"
+
+
+def test_the_token_of_a_run_is_nowhere_in_its_process(session: Callable[..., Any]) -> None:
+    runner = session()
+    code = SEARCH.replace("MARKER-fedcba98765432[1]0", "7777777777666666666655555555554[4]")
+    for _ in range(3):
+        assert runner.session_run(code, token="77777777776666666666555555555544").stdout == b"0\n"
+
+
+# The host.
+
+
+def test_a_run_before_the_last_has_been_cleaned_up_is_refused(session: Callable[..., Any]) -> None:
+    runner = session()
+    runner.run("import time; time.sleep(100)")
+    runner.started()
+    runner.run("")
+    ended = runner.finish()
+    assert (ended.status, [frame["type"] for frame in ended.frames]) == (64, ["error"])
+
+
+def test_input_that_is_left_over_is_not_the_next_programs(session: Callable[..., Any]) -> None:
+    import base64
+
+    runner = session()
+    for _ in range(3):
+        runner.unsent = None
+        assert runner.session_run("pass", stdin=base64.b64encode(bytes(1_000_000)).decode()).frames[-1]["type"] == "next"
+        assert runner.session_run("print(input())", stdin="b2s=").stdout == b"ok\n"
+
+
+def test_a_host_that_goes_between_two_programs(session: Callable[..., Any]) -> None:
+    runner = session()
+    runner.session_run("pass")
+    runner.process.stdin.close()
+    assert runner.process.wait(10) == 67
+
+
+def test_no_descriptor_and_no_memory_is_lost_over_many_programs(session: Callable[..., Any]) -> None:
+    runner = session()
+
+    def state() -> tuple[int, int]:
+        first = runner.pids()[0]
+        (rss,) = (int(line.split()[1]) for line in Path(f"/proc/{first}/status").read_text().splitlines() if line.startswith("VmRSS"))
+        return len(os.listdir(f"/proc/{first}/fd")), rss
+
+    for _ in range(20):
+        runner.session_run("print('x' * 1000)", stdin="YQ==", files={"a/b": b"x"}, fetch=["a/*"])
+    before = state()
+    for _ in range(100):
+        runner.session_run("print('x' * 1000)", stdin="YQ==", files={"a/b": b"x"}, fetch=["a/*"])
+    after = state()
+    assert after[0] == before[0]
+    assert after[1] - before[1] < 300
+
+
+def test_a_session_whose_folder_is_not_there(start: Callable[..., Any]) -> None:
+    runner = start(alone=True)
+    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": [], "session": {"files": ["/not/there"], "scratch": []}})
+    ended = runner.finish()
+    assert ended.status == 66
+    assert "/not/there" in ended.error
+
+
+def test_messages_and_sandbox_module_in_each_program(session: Callable[..., Any]) -> None:
+    runner = session()
+    for number in range(3):
+        ended = runner.session_run("import sandbox; sandbox.send(sandbox.data)", files={"data.json": json.dumps(number).encode()})
+        assert ended.messages == [str(number).encode()]
