@@ -15,7 +15,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -60,6 +60,9 @@ START_GRACE = 5.0
 """Seconds from handing a program over to `started`. Beyond it the container is lost, not the program late."""
 READY_DEADLINE = 30.0
 """Seconds from attach to `ready`."""
+CLEAN_WITHIN = 10.0
+"""Seconds from `exit` to `next` in a session. Wiping a full tmpfs takes milliseconds; a container whose
+processor time is used up may take longer."""
 LINGER = 1.0
 """Seconds from `exit` to the end of the stream, before the container is removed by force."""
 POST_MORTEM = 5.0
@@ -80,7 +83,7 @@ class Execution:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._error: Exception | None = None
-        self._over = False
+        self.over = False
         self._wake = anyio.Event()
 
     def put(self, event: Event) -> None:
@@ -90,8 +93,8 @@ class Execution:
 
     def finish(self, error: Exception | None = None) -> None:
         """Add no more. The first call counts."""
-        if not self._over:
-            self._over, self._error = True, error
+        if not self.over:
+            self.over, self._error = True, error
             self._wake.set()
 
     def __aiter__(self) -> Execution:
@@ -99,7 +102,7 @@ class Execution:
 
     async def __anext__(self) -> Event:
         while not self._events:
-            if self._over:
+            if self.over:
                 raise self._error or StopAsyncIteration
             self._wake = anyio.Event()
             await self._wake.wait()
@@ -123,7 +126,14 @@ class Container:
         self._stderr = bytearray()
         self._frames: deque[RunnerFrame] = deque()
         self._ending = False
-        # The run in progress.
+        self._session = False
+        self._end_at = float("inf")
+        self._end_moved = anyio.Event()
+        self.expired = False
+        """Whether `end_at` has ended it."""
+        self._spent: str | None = None
+        self._free = anyio.Event()
+        # The run in progress, or the last one.
         self._execution: Execution | None = None
         self._deadline: Deadline | None = None
         self._deadline_moved = anyio.Event()
@@ -133,10 +143,13 @@ class Container:
         self._started_at: float | None = None
         self._exit: Exit | None = None
         self._heard_at = 0.0
+        self._keeps_time = False
         self._silent = False
         self.uid = 0
         self.id = ""
         self.ready: Ready | None = None
+        self.failure: Exception | None = None
+        """Why it has ended, if that was a failure."""
 
     # Its life.
 
@@ -247,9 +260,11 @@ class Container:
                     self._tasks.cancel_scope.cancel()
         finally:
             self._tasks = None
+            self.failure = failure
+            self._free.set()
             if self._execution is not None:
                 self._execution.finish(failure)
-        if self._execution is None and not self._ending:
+        if self._execution is None and not self._session and not self._ending:
             raise failure or ContainerLost(f"a warm container ended{self._said()}", delivered=False)
 
     async def _read_to_end(self) -> Exception | None:
@@ -262,7 +277,7 @@ class Container:
             return RunnerMisbehaved(str(error), delivered=self._delivered())
         except EngineError as error:
             return ContainerLost(str(error), delivered=self._delivered())
-        if self._execution is None or self._exit is not None or self._dialogue.state is State.DONE:
+        if self._execution is None or self._execution.over or self._dialogue.state is State.DONE:
             return None
         try:
             self._execution.put(await self._judge())
@@ -273,7 +288,13 @@ class Container:
     def _take(self, frame: RunnerFrame) -> None:
         run = self._execution
         match frame:
-            case Error() if run is None:
+            case Next():
+                self._move_deadline(None)
+                self._free.set()
+            case Spent(reason=reason):
+                # The reason may name what the program has left. It is said to the session's owner alone.
+                self._spent = reason
+            case Error() if run is None or run.over:
                 raise ProtocolViolation("the runner cannot go on")
             case _ if run is None:  # the dialogue's table has refused everything else already
                 raise AssertionError(frame)
@@ -282,6 +303,7 @@ class Container:
                 run.finish(ContainerLost("the runner reported that it cannot go on", delivered=self._started_at is not None))
             case Exit():
                 self._exit = frame
+                self._move_deadline(Deadline(time.monotonic() + CLEAN_WITHIN, GRACE) if self._session else None)
                 run.put(Ended(frame, verdict(frame), frame.wall_ms))
                 run.finish()
             case Started():
@@ -291,7 +313,7 @@ class Container:
                 grace = GRACE + GRACE_OF_A_QUOTA / self._blueprint.profile.limits.cpus
                 self._move_deadline(Deadline(self._started_at + self._request.run.timeout_ms / 1_000 + grace, grace))
                 run.put(frame)
-            case Ready() | Next() | Spent() | Want():  # the dialogue does not pass them on
+            case Ready() | Want():  # the dialogue does not pass them on
                 raise AssertionError(frame)
             case _:
                 run.put(frame)
@@ -322,20 +344,76 @@ class Container:
 
     # Its use.
 
+    @property
+    def usable(self) -> bool:
+        """Whether it may take a program, now or when it has cleaned up behind the last one."""
+        return not self._ending and self._stream is not None and self._tasks is not None and self._spent is None
+
+    @property
+    def spent(self) -> str | None:
+        """Why it can take no other program, if the runner has said so."""
+        return self._spent
+
+    def end_at(self, when: float) -> None:
+        """End the container at a time (seconds, monotonic), unless that is moved before."""
+        self._end_at = when
+        self._end_moved.set()
+
+    async def _expire(self) -> None:
+        while True:
+            self._end_moved = anyio.Event()
+            with anyio.move_on_after(max(0.0, self._end_at - time.monotonic())):
+                await self._end_moved.wait()
+                continue
+            self.expired = True
+            self.end()
+            return
+
+    async def open_session(self, files: Sequence[str], scratch: Sequence[str]) -> None:
+        """Make it run many programs, one after the other. `files`: folders that are kept from one to the next.
+
+        `scratch`: folders that are wiped. Raises ContainerLost(delivered=False) if it cannot.
+        """
+        if not self.usable:
+            raise ContainerLost("the container ended just before its use", delivered=False)
+        assert self._stream is not None
+        assert self._tasks is not None
+        self._session = True
+        self._tasks.start_soon(self._expire)
+        self._move_deadline(Deadline(time.monotonic() + CLEAN_WITHIN, GRACE))
+        self._start_keeping_time()
+        try:
+            await self._stream.write(self._dialogue.open(files, scratch))
+        except EngineError as error:
+            raise ContainerLost(str(error), delivered=False) from error
+        await self._until_free()
+        if not self.usable:
+            raise ContainerLost("the container ended before its session began", delivered=False)
+
+    async def _until_free(self) -> None:
+        """Wait until the runner has cleaned up, or the container has ended."""
+        await self._free.wait()
+
     async def run(self, request: Request) -> Execution:
         """Hand one program over, and return its events.
 
         Raises ContainerLost(delivered=False) if the container has ended already, and ValueError for a
         program that no frame can hold.
         """
-        if self._execution is not None:
+        if self._execution is not None and not (self._session and self._execution.over):
             raise RuntimeError("a container runs one program at a time")
-        if self._ending or self._stream is None or self._tasks is None:
+        if self._session:
+            await self._until_free()
+        if not self.usable:
             raise ContainerLost("the container ended just before its use", delivered=False)
+        assert self._stream is not None
+        assert self._tasks is not None
         pieces = self._dialogue.run(request, secrets.token_hex(16))
         self._execution, self._request, self._writing = Execution(), request, True
+        self._sent, self._started_at, self._exit = False, None, None
+        self._free = anyio.Event()
         self._expect_start()
-        self._tasks.start_soon(self._keep_time)
+        self._start_keeping_time()
         try:
             for piece in pieces:
                 await self._stream.write(piece)
@@ -367,15 +445,19 @@ class Container:
         finally:
             self._writing = False
 
-    def _move_deadline(self, deadline: Deadline) -> None:
+    def _move_deadline(self, deadline: Deadline | None) -> None:
         self._deadline = deadline
         self._deadline_moved.set()
 
+    def _start_keeping_time(self) -> None:
+        assert self._tasks is not None
+        if not self._keeps_time:
+            self._keeps_time = True
+            self._tasks.start_soon(self._keep_time)
+
     async def _keep_time(self) -> None:
-        """End a container whose runner is silent beyond the deadline."""
-        while True:
-            deadline = self._deadline
-            assert deadline is not None
+        """End a container whose runner is silent beyond the deadline. Return where there is none."""
+        while (deadline := self._deadline) is not None:
             assert self._stream is not None
             self._deadline_moved = anyio.Event()
             with anyio.move_on_after(max(0.0, deadline.at - time.monotonic())):
@@ -385,7 +467,8 @@ class Container:
             if deadline.has_passed(time.monotonic(), heard=heard):
                 self._silent = True
                 self._stream.shut_down()  # the task that reads meets the end, and judges
-                return
+                break
+        self._keeps_time = False
 
     def _delivered(self) -> bool:
         """Whether the program may have begun: it cannot before all of its input was sent."""
@@ -437,14 +520,15 @@ class Container:
     def end(self) -> None:
         """Let the container end now, if it has not already. Never waits; its own task does the rest."""
         self._ending = True
-        if self._stream is not None and self._exit is None:
+        if self._stream is not None and (self._exit is None or self._session):
             self._stream.shut_down()
 
     async def _end(self) -> None:
         begun = time.monotonic()
         self._ending = True  # before the first await: from now on it takes no program
         self._ledger.ending(self._key, begun)
-        natural = self._exit if self._stream is not None and self._exit is not None and await self._linger() else None
+        done = self._stream is not None and self._dialogue.state is State.DONE and self._exit is not None
+        natural = self._exit if done and await self._linger() else None
         with anyio.CancelScope(shield=True):
             if self._stream is not None:
                 await self._stream.aclose()

@@ -43,6 +43,7 @@ from .messages import (
     Hello,
     Message,
     Next,
+    Open,
     Output,
     Put,
     Ready,
@@ -81,6 +82,7 @@ class State(enum.Enum):
 NEXT: dict[tuple[State, type], State] = {
     (State.NEW, Hello): State.GREETED,
     (State.GREETED, Ready): State.WARM,
+    (State.WARM, Open): State.CLEANING,
     (State.WARM, Run): State.HANDED,
     (State.HANDED, Started): State.RUNNING,
     **{(State.RUNNING, kind): State.RUNNING for kind in (Output, Message, Display, Want)},
@@ -105,6 +107,7 @@ class Dialogue:
         self._token = token
         self._preload = list(preload)
         self._session = session
+        self._in_session = session is not None
         self._frames = FrameDecoder(FRAME_SIZE)
         # Of the run.
         self._run_token = ""
@@ -123,6 +126,12 @@ class Dialogue:
         """Return the first bytes to send."""
         self._step(Hello)
         return frame(encode(Hello(protocol=PROTOCOL, token=self._token, preload=self._preload, session=self._session)))
+
+    def open(self, files: Sequence[str], scratch: Sequence[str]) -> bytes:
+        """Return the bytes that open a session: many programs instead of one."""
+        self._step(Open)
+        self._in_session = True
+        return frame(encode(Open(files=list(files), scratch=list(scratch))))
 
     def run(self, request: Request, token: str) -> Iterator[bytes]:
         """Return the bytes that hand the program over, in pieces for one write each; `token` is a fresh secret as above.
@@ -241,7 +250,7 @@ class Dialogue:
         if (said.exit_code is None) == (said.signal is None):
             raise ProtocolViolation(f"exit names exit code {said.exit_code} and signal {said.signal}; it must be one of the two")
         self._stdin_open = False
-        if self._session is None:
+        if not self._in_session:
             self.state = State.DONE
 
     def _check_file(self, said: File) -> None:

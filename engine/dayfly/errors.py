@@ -12,7 +12,8 @@
     └── SandboxError             one container failed
         ├── StartFailed          it never became ready
         ├── RunnerMisbehaved     it broke the protocol
-        └── ContainerLost        it vanished
+        ├── ContainerLost        it vanished
+        └── SessionLost          a session cannot go on
 
 A bad argument is a plain TypeError or ValueError, raised before any container is touched.
 """
@@ -114,6 +115,13 @@ class RunnerMisbehaved(SandboxError):
 
 class ContainerLost(SandboxError):
     """The container vanished: removed from outside, or the engine or its runtime crashed."""
+
+
+class SessionLost(SandboxError):
+    """A session cannot go on: it has ended, or its container is gone or cannot be cleaned.
+
+    Results of earlier runs stay right. `__cause__` is the error of the container, if there is one.
+    """
 
 
 class ProtocolViolation(Exception):

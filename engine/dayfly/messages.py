@@ -49,6 +49,16 @@ class Hello(Frame, frozen=True):
     session: Session | None
 
 
+class Open(Frame, frozen=True):
+    """Host, before the first program: many will come. Absolute paths of folders.
+
+    What is in `files` is wiped when a run says `clean`; what is in `scratch`, after each run.
+    """
+
+    files: list[str]
+    scratch: list[str]
+
+
 class Run(Frame, frozen=True):
     """Host: a program is to be run. Its files follow as `put`, its standard input as `stdin`."""
 
@@ -209,7 +219,7 @@ class Error(Frame, frozen=True):
     message: Annotated[str, msgspec.Meta(max_length=4_096)]
 
 
-HostFrame = Hello | Run | Put | Stdin
+HostFrame = Hello | Open | Run | Put | Stdin
 RunnerFrame = Ready | Started | Want | Output | Message | Display | File | Skipped | Exit | Next | Spent | Error
 
 _encoder = msgspec.json.Encoder()

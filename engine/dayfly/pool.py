@@ -45,6 +45,20 @@ class _Waiter(Generic[W]):
         self.worker: W | None = None
 
 
+class Lease(Generic[W]):
+    """The right to use one worker. `end` must be called, and ends the worker."""
+
+    def __init__(self, pool: Pool[W], key: int, worker: W) -> None:
+        self.worker = worker
+        self._pool = pool
+        self._key = key
+
+    def end(self) -> None:
+        """End the worker and the lease. Never waits; may be called twice."""
+        self.worker.end()
+        self._pool.release(self._key)
+
+
 class Pool(Generic[W]):
     """Workers created ahead of use, each leased once. All methods belong to `serve`'s event loop."""
 
@@ -94,20 +108,19 @@ class Pool(Generic[W]):
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[W]:
-        """Hold one worker, after at most the ledger's `max_wait` in the queue. Ends it on exit.
+        """Hold one worker for a block, as `acquire` does. Ends it on exit, however the block is left."""
+        lease = await self.acquire()
+        try:
+            yield lease.worker
+        finally:
+            lease.end()
+
+    async def acquire(self) -> Lease[W]:
+        """Return a lease of one worker, after at most the ledger's `max_wait` in the queue.
 
         Raises PoolClosed, PoolFull or PoolTimeout if none becomes available. The worker may die at any
         time; callers must handle that.
         """
-        key, worker = await self._acquire()
-        try:
-            yield worker
-        finally:
-            self._ledger.ending(key, self._clock())
-            worker.end()
-            self.step()
-
-    async def _acquire(self) -> tuple[int, W]:
         try:
             ticket = self._ledger.ask(self._clock())
         except PoolClosed as error:
@@ -125,12 +138,17 @@ class Pool(Generic[W]):
             self._waiters.pop(ticket, None)
         if ticket.worker is not None:
             assert waiter.worker is not None
-            return ticket.worker, waiter.worker
+            return Lease(self, ticket.worker, waiter.worker)
         if not ticket.expired:
             raise PoolClosed("the sandbox was closed while this run was waiting for a container") from self.closed_by
         cause = self.last_error if self._ledger.failing else None
         reason = f"; creating one fails: {cause}" if cause else ""
         raise PoolTimeout(f"no container became free within {self._ledger.max_wait:g} s (queue_timeout_ms){reason}") from cause
+
+    def release(self, key: int) -> None:
+        """Note the end of a lease."""
+        self._ledger.ending(key, self._clock())
+        self.step()
 
     def step(self) -> None:
         """Carry out what the ledger plans now. Called after whatever the ledger was told."""

@@ -26,14 +26,15 @@ from .cleaner import Cleaner
 from .container import Container
 from .engine_api import EngineAPI
 from .errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxError, StartFailed
-from .events import Ended, Event, Leased
+from .events import Ended, Event, Leased, fold, pieces
 from .job import Job, RunOptions, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
 from .messages import PROTOCOL, Request
 from .owner import OwnerTask
 from .pool import Pool
-from .result import OnOutput, Piece, Recorder, Result
+from .result import OnOutput, Piece, Result
+from .session import AsyncSession
 from .stats import Stats
 from .watchdog import Watchdog
 
@@ -141,6 +142,8 @@ class AsyncSandbox:
         self._close_by = float("inf")
         self._pythons: dict[str, str] = {}
         self._pid = 0
+        self.sessions = 0
+        """Internal: sessions that are open."""
         self._outcomes: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
 
@@ -321,17 +324,7 @@ class AsyncSandbox:
         PoolFull, PoolTimeout if no container becomes available; SandboxError if the container fails.
         Cancelling it ends the program and its container.
         """
-        recorder = Recorder()
-        async with aclosing(self.events(self.prepare(code, options))) as events:
-            async for event in events:
-                if isinstance(event, Leased):
-                    if on_start is not None:
-                        on_start()
-                elif isinstance(event, Ended):
-                    return recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-                elif (piece := recorder.take(event)) is not None and on_output is not None:
-                    on_output(piece)
-        raise AssertionError("a run ends with Ended, or raises")
+        return await fold(self.events(self.prepare(code, options)), on_output, on_start)
 
     async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last.
@@ -340,40 +333,57 @@ class AsyncSandbox:
         Leaving the loop early ends the program and its container; close the iterator then
         (`contextlib.aclosing`), as with any async generator.
         """
-        recorder = Recorder()
-        async with aclosing(self.events(self.prepare(code, options))) as events:
-            async for event in events:
-                if isinstance(event, Ended):
-                    yield recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-                elif (piece := recorder.take(event)) is not None:
-                    yield piece
+        async with aclosing(pieces(self.events(self.prepare(code, options)))) as items:
+            async for item in items:
+                yield item
 
-    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Request:
+    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncSession:
+        """Return a session: one container that runs many programs, each in a fresh process, files kept.
+
+        Use it as an async context manager, or call `open` and `close`. `max_runs`: programs at most.
+        `max_seconds`: age from which no program is started. `idle_seconds`: time without a program after
+        which the session ends.
+        """
+        return AsyncSession(self, max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds)
+
+    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
         """Internal: check what `run` was called with, and return what is sent."""
-        return request(as_job(code, **options), self.limits, timeout_ms=self.timeout_ms, python=self.python)
+        job = as_job(code, **options)
+        return request(job, self.limits, timeout_ms=self.timeout_ms, python=self.python, clean=clean)
 
     async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
         """Internal: run a program and yield what happens. A program that no container received is offered to another."""
-        pool = self._open_pool()
-        if wanted.run.python not in self._pythons:
-            has = ", ".join(self._pythons.values())
-            raise ValueError(f"the image {self.image!r} has no Python {wanted.run.python}, only {has}; see `dayfly image build --python2`")
+        pool = self.pool_for(wanted.run.python)
         try:
             for tries_left in reversed(range(TRIES)):
                 try:
                     async with pool.lease() as container:
                         yield Leased()
                         async for event in await container.run(wanted):
-                            if isinstance(event, Ended):
-                                self._outcomes[event.outcome.value] += 1
+                            self.note(event)
                             yield event
                         return
                 except SandboxError as error:
                     if error.delivered or not tries_left:
                         raise
         except DayflyError as error:
-            self._errors[type(error).__name__] += 1
+            self.note(error)
             raise
+
+    def note(self, what: Event | DayflyError) -> None:
+        """Internal: count how a run ended."""
+        if isinstance(what, Ended):
+            self._outcomes[what.outcome.value] += 1
+        elif isinstance(what, DayflyError):
+            self._errors[type(what).__name__] += 1
+
+    def pool_for(self, python: str) -> Pool[Container]:
+        """Internal: the pool, if its containers have this Python. Raises PoolClosed or ValueError."""
+        pool = self._open_pool()
+        if python not in self._pythons:
+            has = ", ".join(self._pythons.values())
+            raise ValueError(f"the image {self.image!r} has no Python {python}, only {has}; see `dayfly image build --python2`")
+        return pool
 
     def _open_pool(self) -> Pool[Container]:
         if self._pid and self._pid != os.getpid():
@@ -395,6 +405,7 @@ class AsyncSandbox:
             making=ledger.count(State.CREATING),
             running=ledger.count(State.LEASED),
             ending=ledger.count(State.ENDING),
+            sessions=self.sessions,
             uncertain=ledger.count(State.UNCERTAIN),
             waiting=ledger.waiting,
             made=ledger.became_warm,

@@ -26,6 +26,8 @@ ENTRYPOINT = ("python3", "-u", "-X", "dayfly_runner", "main.py")
 WORKING_DIR = "/sandbox"
 TEMPORARY_DIR = "/tmp"  # noqa: S108 - the container's own, not the host's
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the container's own
+
 ENVIRONMENT = ("PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/sandbox", "LANG=C.UTF-8", "USER=sandbox", "OMP_NUM_THREADS=1")
 """HOME and USER because the uid is in no passwd file; one OpenMP thread because threads count against `pids`."""
 

@@ -18,6 +18,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Containers that are being ended."""
     uncertain: int
     """Containers that may still exist although their end was seen, or whose creation may have succeeded."""
+    sessions: int
+    """Sessions that are open. Their containers are among the running ones."""
     waiting: int
     """Callers in the queue."""
 

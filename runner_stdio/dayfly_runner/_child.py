@@ -47,7 +47,7 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
         problems = _settle(pipes)
         _report(progress, problems)
         order = _receive(pipes[4])
-        if "preload" in order:
+        while "preload" in order:
             _preload(order["preload"], modules)
             if order["session"] is not None:
                 pipes = _serve_as_zygote(order["session"], score, pipes)

@@ -19,7 +19,7 @@ PROTOCOL = 2
 HEADER = 4
 STDIN_WINDOW = 131072
 """Bytes of standard input that the host may send before it is asked for more."""
-_BOUNDS = {"hello": 65536, "run": 1048576, "put": 131072, "stdin": 131072}
+_BOUNDS = {"hello": 65536, "open": 65536, "run": 1048576, "put": 131072, "stdin": 131072}
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _BLANK = " \t\n\r"
 
@@ -92,7 +92,9 @@ class Decoder:
         if length > _BOUNDS[kind]:
             raise ProtocolError(f"length of a `{kind}` frame must be 1 to {_BOUNDS[kind]}, not {length}")
         if kind == "hello":
-            self._expected, self._another = (), True
+            self._expected, self._another = ("open",), True
+        elif kind == "open":
+            self._expected, self._another = (), False
         elif kind == "run":
             self._expected, self._another = ("put",), False
             self._stdin, self._credit = frame["stdin"], STDIN_WINDOW
@@ -236,6 +238,13 @@ def _text_by_text(value: object) -> "dict[str, str]":
     return {_text(name): _text(item) for name, item in value.items()}
 
 
+def _folders(value: object) -> "list[str]":
+    folders = _texts(8, 4096)(value)
+    if not all(folder.startswith("/") and "\0" not in folder for folder in folders):
+        raise _Wrong("an array of absolute paths")
+    return folders
+
+
 def _session(value: object) -> "dict[str, list[str]]":
     if type(value) is not dict or value.keys() != {"files", "scratch"}:
         raise _Wrong("an object of `files` and `scratch`")
@@ -254,6 +263,7 @@ _MEMBERS: "dict[str, dict[str, Callable[[object], Any]]]" = {
         "preload": _texts(32, 255),
         "session": _or_null(_session),
     },
+    "open": {"type": _text, "files": _folders, "scratch": _folders},
     "run": {
         "type": _text,
         "token": _token,

@@ -287,7 +287,7 @@ class _Runner:
     def on_hello(self, hello: "dict[str, Any]") -> None:
         self.preload = hello["preload"]
         if self.preload or hello["session"] is not None:
-            self.prepare(hello["session"])
+            self.prepare(hello["session"], self.preload)
         pythons = {"3": sys.version.split()[0]}
         if self.python2 is not None:
             pythons["2"] = "2.7"
@@ -296,7 +296,13 @@ class _Runner:
         ready.update(preloaded=self.preload, baseline_bytes=self.counters.usage())
         self.send(_frames.encode(ready))
 
-    def prepare(self, folders: "dict[str, list[str]] | None") -> None:
+    def on_open(self, folders: "dict[str, list[str]]") -> None:
+        """Be ready for many programs instead of one."""
+        self.prepare(folders, [])
+        self.decoder.another()
+        self.send(_frames.encode({"type": "next"}))
+
+    def prepare(self, folders: "dict[str, list[str]] | None", preload: "list[str]") -> None:
         """Let the child import what is to be preloaded, and become the zygote if there is a session."""
         address = None
         if folders is not None:
@@ -307,7 +313,7 @@ class _Runner:
             except OSError as error:
                 raise SetUpFailed(f"the session: {error}") from None
             address = self.session.address
-        self.order({"preload": self.preload, "session": address})
+        self.order({"preload": preload, "session": address})
         self.await_ready()
         if self.session is not None:
             self.session.connect()

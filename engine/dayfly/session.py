@@ -1,0 +1,201 @@
+"""AsyncSession: one container that runs many programs of one owner, each in a fresh process.
+
+The container is leased from the sandbox's pool when the session opens, and ended when it closes: there
+is no way back. Between two programs the runner removes all that the first one left but its files.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
+from .events import Ended, Event, Leased, fold, pieces
+from .job import Job, RunOptions
+from .limits import integer, number
+from .messages import Request
+from .result import OnOutput, Piece, Result
+from .spec import SHARED_MEMORY, TEMPORARY_DIR, WORKING_DIR
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .container import Container
+    from .pool import Lease
+    from .sandbox import AsyncSandbox
+
+log = logging.getLogger("dayfly.session")
+
+TRIES = 3
+"""Containers that are asked to open a session."""
+MOST_SECONDS = 604_800.0
+"""A week."""
+
+
+class AsyncSession:
+    """A session of a sandbox; made by `AsyncSandbox.session`, which describes the arguments.
+
+    One program at a time. A time-out, an OOM kill or a crash ends a program, not the session. A run that
+    is cancelled, or left before its end, ends the session with its container.
+    """
+
+    def __init__(self, sandbox: AsyncSandbox, *, max_runs: int, max_seconds: float, idle_seconds: float) -> None:
+        self.max_runs = integer("max_runs", max_runs, least=1, most=1_000_000)
+        self.max_seconds = number("max_seconds", max_seconds, least=0.001, most=MOST_SECONDS)
+        self.idle_seconds = number("idle_seconds", idle_seconds, least=0.001, most=MOST_SECONDS)
+        self.runs = 0
+        """Programs that were handed over."""
+        self._sandbox = sandbox
+        self._lease: Lease[Container] | None = None
+        self._opened_at: float | None = None
+        self._opened = False
+        self._closed = False
+        self._busy = False
+
+    async def open(self) -> None:
+        """Lease a container and prepare it. Raises what `AsyncSandbox.run` raises where there is none."""
+        if self._opened_at is not None:
+            raise RuntimeError("a session is opened once; make a new one")
+        self._opened_at = time.monotonic()
+        await self._begin()
+        self._opened = True
+        self._sandbox.sessions += 1
+
+    async def _begin(self) -> None:
+        pool = self._sandbox.pool_for("3")
+        for tries_left in reversed(range(TRIES)):
+            lease = await pool.acquire()
+            try:
+                await lease.worker.open_session([WORKING_DIR, TEMPORARY_DIR], [SHARED_MEMORY])
+            except BaseException as error:
+                lease.end()
+                if not isinstance(error, SandboxError) or not tries_left:
+                    raise
+                continue
+            if self._closed:  # meanwhile
+                lease.end()
+                raise SessionLost("the session is closed", delivered=False)
+            self._lease = lease
+            self._rest()
+            log.debug("%s: session opened", lease.worker.id[:12])
+            return
+
+    async def close(self) -> None:
+        """End the container. Does not wait for it; may be called twice."""
+        if self._opened and not self._closed:
+            self._sandbox.sessions -= 1
+        self._closed = True
+        if self._lease is not None:
+            self._lease.end()
+
+    async def __aenter__(self) -> AsyncSession:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._opened else "not open"
+        return f"<{type(self).__name__}, {state}, {self.runs} of {self.max_runs} runs>"
+
+    async def run(
+        self,
+        code: str | bytes | Job | Mapping[str, Any],
+        *,
+        clean: bool = False,
+        on_output: OnOutput | None = None,
+        on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """Run one program in a fresh process of the session's container, and return what it did.
+
+        Takes what `AsyncSandbox.run` takes. `clean`: the files of earlier programs are wiped first.
+        Raises SessionLost if the session cannot go on, and RuntimeError while another program runs.
+        """
+        wanted = self._sandbox.prepare(code, options, clean=clean)
+        return await fold(self.events(wanted), on_output, on_start)
+
+    async def stream(
+        self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
+    ) -> AsyncIterator[Piece | Result]:
+        """Like `run`, and yield each Piece of output as it arrives, and the Result last."""
+        wanted = self._sandbox.prepare(code, options, clean=clean)
+        async with aclosing(pieces(self.events(wanted))) as items:
+            async for item in items:
+                yield item
+
+    async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
+        """Internal: run a program and yield what happens."""
+        if self._busy:
+            raise RuntimeError("a session runs one program at a time; wait for the other, or open a second session")
+        self._sandbox.pool_for(wanted.run.python)
+        self._busy = True
+        ended = False
+        try:
+            container = await self._usable(wanted)
+            container.end_at(float("inf"))
+            self.runs += 1
+            yield Leased()
+            try:
+                async for event in await container.run(wanted):
+                    self._sandbox.note(event)
+                    ended = isinstance(event, Ended)
+                    yield event
+            except (ContainerLost, RunnerMisbehaved) as error:
+                raise SessionLost(f"the session has lost its container: {error}", delivered=error.delivered) from error
+        except DayflyError as error:
+            self._sandbox.note(error)
+            raise
+        except BaseException:
+            # Cancelled, or left: the program must end, and with it the container.
+            if self._lease is not None and not ended:
+                self._lease.end()
+            raise
+        finally:
+            self._busy = False
+            self._rest()
+
+    async def _usable(self, wanted: Request) -> Container:
+        """Return the container. A program that wants no files of earlier ones gets a new one if need be."""
+        why = self._over()
+        if why is None and self._lease is not None:
+            container = self._lease.worker
+            if container.usable:
+                return container
+            why = self._why(container)
+            if wanted.run.clean and not container.expired:
+                log.debug("%s: session goes on in another container, since %s", container.id[:12], why)
+                self._lease.end()
+                await self._begin()
+                return self._lease.worker
+        cause = None if self._lease is None else self._lease.worker.failure
+        raise SessionLost(f"the session is over: {why}", delivered=False) from cause
+
+    def _over(self) -> str | None:
+        if self._closed:
+            return "it is closed"
+        if not self._opened or self._opened_at is None:
+            return "it is not open"
+        if self.runs >= self.max_runs:
+            return f"it has run {self.runs} programs (max_runs)"
+        if time.monotonic() - self._opened_at >= self.max_seconds:
+            return f"it is older than {self.max_seconds:g} s (max_seconds)"
+        return None
+
+    def _why(self, container: Container) -> str:
+        if container.expired:
+            return f"no program was run for {self.idle_seconds:g} s (idle_seconds)"
+        if container.spent is not None:
+            return f"the container could not be cleaned after the last program: {container.spent!a:.300}"
+        return "its container has ended"
+
+    def _rest(self) -> None:
+        """Let the container end when the session is idle for too long, or too old."""
+        if self._lease is not None and self._opened_at is not None:
+            now = time.monotonic()
+            self._lease.worker.end_at(min(now + self.idle_seconds, max(now, self._opened_at + self.max_seconds)))
