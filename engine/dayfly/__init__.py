@@ -21,17 +21,20 @@ from .errors import (
     PoolTimeout,
     RunnerMisbehaved,
     SandboxError,
+    SessionLost,
     StartFailed,
 )
 from .job import Job
 from .limits import Limits
 from .result import Outcome, Piece, Result
 from .sandbox import AsyncSandbox
+from .session import AsyncSession
 from .stats import Stats
-from .sync import Sandbox
+from .sync import Sandbox, Session
 
 __all__ = [
     "AsyncSandbox",
+    "AsyncSession",
     "ContainerLost",
     "DayflyError",
     "EngineError",
@@ -50,6 +53,8 @@ __all__ = [
     "RunnerMisbehaved",
     "Sandbox",
     "SandboxError",
+    "Session",
+    "SessionLost",
     "StartFailed",
     "Stats",
     "__version__",

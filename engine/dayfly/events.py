@@ -34,31 +34,39 @@ class Ended(msgspec.Struct, frozen=True):
 Event = Leased | Started | Output | Message | Display | File | Skipped | Ended
 
 
-async def fold(
-    events: AsyncGenerator[Event, None],
-    on_output: OnOutput | None,
-    on_start: Callable[[], None] | None,
-) -> Result:
-    """Make the Result of a run's events, calling back on the way. What a callback raises ends the run."""
-    recorder = Recorder()
+class Fold:
+    """Makes the Pieces and the Result of a run's events, and calls back on the way."""
+
+    def __init__(self, on_output: OnOutput | None = None, on_start: Callable[[], None] | None = None) -> None:
+        self._recorder = Recorder()
+        self._on_output = on_output
+        self._on_start = on_start
+
+    def take(self, event: Event) -> Piece | Result | None:
+        """Return what there is for the caller: a Piece of output, or the Result at the end."""
+        if isinstance(event, Ended):
+            return self._recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
+        if isinstance(event, Leased) and self._on_start is not None:
+            self._on_start()
+        piece = self._recorder.take(event)
+        if piece is not None and self._on_output is not None:
+            self._on_output(piece)
+        return piece
+
+
+async def run(events: AsyncGenerator[Event, None], fold: Fold) -> Result:
+    """Return the Result of a run. What a callback raises ends the run."""
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Leased):
-                if on_start is not None:
-                    on_start()
-            elif isinstance(event, Ended):
-                return recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-            elif (piece := recorder.take(event)) is not None and on_output is not None:
-                on_output(piece)
+            if isinstance(item := fold.take(event), Result):
+                return item
     raise AssertionError("a run ends with Ended, or raises")
 
 
-async def pieces(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Piece | Result, None]:
+async def stream(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Piece | Result, None]:
     """Yield each Piece of output as it arrives, and the Result last."""
-    recorder = Recorder()
+    fold = Fold()
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Ended):
-                yield recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-            elif (piece := recorder.take(event)) is not None:
-                yield piece
+            if (item := fold.take(event)) is not None:
+                yield item

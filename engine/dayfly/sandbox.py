@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import anyio
 
-from . import orphans, spec
+from . import events, orphans, spec
 from ._version import __version__
 from .cleaner import Cleaner
 from .container import Container
 from .engine_api import EngineAPI
 from .errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxError, StartFailed
-from .events import Ended, Event, Leased, fold, pieces
+from .events import Ended, Event, Leased
 from .job import Job, RunOptions, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 log = logging.getLogger("dayfly.sandbox")
+logging.getLogger("dayfly").addHandler(logging.NullHandler())
 
 DEFAULT_IMAGE = f"dayfly/python:{__version__}"
 DEFAULT_UIDS = range(1_900_000_000, 2_000_000_000)
@@ -324,7 +325,7 @@ class AsyncSandbox:
         PoolFull, PoolTimeout if no container becomes available; SandboxError if the container fails.
         Cancelling it ends the program and its container.
         """
-        return await fold(self.events(self.prepare(code, options)), on_output, on_start)
+        return await events.run(self.events(self.prepare(code, options)), events.Fold(on_output, on_start))
 
     async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last.
@@ -333,7 +334,7 @@ class AsyncSandbox:
         Leaving the loop early ends the program and its container; close the iterator then
         (`contextlib.aclosing`), as with any async generator.
         """
-        async with aclosing(pieces(self.events(self.prepare(code, options)))) as items:
+        async with aclosing(events.stream(self.events(self.prepare(code, options)))) as items:
             async for item in items:
                 yield item
 

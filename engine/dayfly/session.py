@@ -13,8 +13,9 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from . import events
 from .errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
-from .events import Ended, Event, Leased, fold, pieces
+from .events import Ended, Event, Leased
 from .job import Job, RunOptions
 from .limits import integer, number
 from .messages import Request
@@ -117,17 +118,21 @@ class AsyncSession:
         Takes what `AsyncSandbox.run` takes. `clean`: the files of earlier programs are wiped first.
         Raises SessionLost if the session cannot go on, and RuntimeError while another program runs.
         """
-        wanted = self._sandbox.prepare(code, options, clean=clean)
-        return await fold(self.events(wanted), on_output, on_start)
+        wanted = self.prepare(code, options, clean=clean)
+        return await events.run(self.events(wanted), events.Fold(on_output, on_start))
 
     async def stream(
         self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
     ) -> AsyncIterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last."""
-        wanted = self._sandbox.prepare(code, options, clean=clean)
-        async with aclosing(pieces(self.events(wanted))) as items:
+        wanted = self.prepare(code, options, clean=clean)
+        async with aclosing(events.stream(self.events(wanted))) as items:
             async for item in items:
                 yield item
+
+    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool) -> Request:
+        """Internal: check what `run` was called with, and return what is sent."""
+        return self._sandbox.prepare(code, options, clean=clean)
 
     async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
         """Internal: run a program and yield what happens."""

@@ -14,7 +14,7 @@ import queue
 import threading
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing, closing
 from types import TracebackType
@@ -24,11 +24,11 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from .errors import PoolClosed
-from .events import Ended, Event, Leased
+from .events import Event, Fold
 from .job import Job, RunOptions
-from .messages import Request
-from .result import OnOutput, Piece, Recorder, Result
+from .result import OnOutput, Piece, Result
 from .sandbox import AsyncSandbox, SandboxOptions
+from .session import AsyncSession
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -109,49 +109,21 @@ class Sandbox:
         **options: Unpack[RunOptions],
     ) -> Result:
         """See AsyncSandbox.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        loop, sandbox = self._open_loop(), self._sandbox
         if on_output is None and on_start is None:
-            return self._open_loop().call(lambda: self._sandbox.run(code, **options))
-        recorder = Recorder()
-        with closing(self._events(self._sandbox.prepare(code, options))) as events:
-            for event in events:
-                if isinstance(event, Leased):
-                    if on_start is not None:
-                        on_start()
-                elif isinstance(event, Ended):
-                    return recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-                elif (piece := recorder.take(event)) is not None and on_output is not None:
-                    on_output(piece)
-        raise AssertionError("a run ends with Ended, or raises")
+            return loop.call(lambda: sandbox.run(code, **options))
+        wanted = sandbox.prepare(code, options)
+        return _run(loop.iterate(lambda: sandbox.events(wanted)), Fold(on_output, on_start))
 
     def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last. Leaving the loop early ends the run."""
-        recorder = Recorder()
-        with closing(self._events(self._sandbox.prepare(code, options))) as events:
-            for event in events:
-                if isinstance(event, Ended):
-                    yield recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-                elif (piece := recorder.take(event)) is not None:
-                    yield piece
+        wanted = self._sandbox.prepare(code, options)
+        yield from _stream(self._open_loop().iterate(lambda: self._sandbox.events(wanted)))
 
-    def _events(self, wanted: Request) -> Generator[Event, None, None]:
-        """AsyncSandbox's events, in this thread: the one bridge from the loop."""
-        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-
-        async def pump() -> None:
-            try:
-                async with aclosing(self._sandbox.events(wanted)) as source:
-                    async for event in source:
-                        events.put(event)
-            finally:
-                events.put(None)
-
-        call = self._open_loop().start(pump)
-        try:
-            while (event := events.get()) is not None:
-                yield event
-            call.result()
-        finally:
-            call.cancel()
+    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> Session:
+        """See AsyncSandbox.session."""
+        options = {"max_runs": max_runs, "max_seconds": max_seconds, "idle_seconds": idle_seconds}
+        return Session(self._open_loop(), self._sandbox.session(**options))  # type: ignore[arg-type]
 
     def stats(self) -> Stats:
         """See AsyncSandbox.stats. May be called from any thread."""
@@ -163,6 +135,77 @@ class Sandbox:
         if self._loop.owner != os.getpid():
             raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
         return self._loop
+
+
+class Session:
+    """The same as AsyncSession, for threads; made by `Sandbox.session`."""
+
+    def __init__(self, loop: _Loop, session: AsyncSession) -> None:
+        self._loop = loop
+        self._session = session
+
+    def open(self) -> None:
+        """See AsyncSession.open."""
+        self._loop.call(self._session.open)
+
+    def close(self) -> None:
+        """See AsyncSession.close. It is closed already where its sandbox is."""
+        if self._loop.open and self._loop.owner == os.getpid():
+            self._loop.call(self._session.close)
+
+    def __enter__(self) -> Session:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._session).replace("AsyncSession", "Session")
+
+    @property
+    def runs(self) -> int:
+        """Programs that were handed over."""
+        return self._session.runs
+
+    def run(
+        self,
+        code: str | bytes | Job | Mapping[str, Any],
+        *,
+        clean: bool = False,
+        on_output: OnOutput | None = None,
+        on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """See AsyncSession.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        session = self._session
+        if on_output is None and on_start is None:
+            return self._loop.call(lambda: session.run(code, clean=clean, **options))
+        wanted = session.prepare(code, options, clean=clean)
+        return _run(self._loop.iterate(lambda: session.events(wanted)), Fold(on_output, on_start))
+
+    def stream(
+        self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
+    ) -> Iterator[Piece | Result]:
+        """See AsyncSession.stream."""
+        wanted = self._session.prepare(code, options, clean=clean)
+        yield from _stream(self._loop.iterate(lambda: self._session.events(wanted)))
+
+
+def _run(events: Generator[Event, None, None], fold: Fold) -> Result:
+    with closing(events):
+        for event in events:
+            if isinstance(item := fold.take(event), Result):
+                return item
+    raise AssertionError("a run ends with Ended, or raises")
+
+
+def _stream(events: Generator[Event, None, None]) -> Iterator[Piece | Result]:
+    fold = Fold()
+    with closing(events):
+        for event in events:
+            if (item := fold.take(event)) is not None:
+                yield item
 
 
 class _Call(Future[T]):
@@ -247,6 +290,26 @@ class _Loop:
             return started.result()
         finally:
             started.cancel()
+
+    def iterate(self, make: Callable[[], AsyncGenerator[Event, None]]) -> Generator[Event, None, None]:
+        """Iterate over events on the loop, in this thread. Leaving the iteration closes them."""
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async with aclosing(make()) as source:
+                    async for event in source:
+                        events.put(event)
+            finally:
+                events.put(None)
+
+        call = self.start(pump)
+        try:
+            while (event := events.get()) is not None:
+                yield event
+            call.result()
+        finally:
+            call.cancel()
 
     def start_closing(self) -> Future[None]:
         """Have the loop make the last call and end. The second caller gets the first one's future."""
