@@ -60,6 +60,8 @@ START_GRACE = 5.0
 """Seconds from handing a program over to `started`. Beyond it the container is lost, not the program late."""
 READY_DEADLINE = 30.0
 """Seconds from attach to `ready`."""
+ROOM_FOR_A_PROGRAM = 16_000_000
+"""Bytes that preloaded modules must leave to a program."""
 CLEAN_WITHIN = 10.0
 """Seconds from `exit` to `next` in a session. Wiping a full tmpfs takes milliseconds; a container whose
 processor time is used up may take longer."""
@@ -112,14 +114,25 @@ class Execution:
 class Container:
     """One container. `live` is its life, in a task of its own; `run` may be called from any other."""
 
-    def __init__(self, key: int, blueprint: spec.Blueprint, uids: range, *, engine: EngineAPI, ledger: Ledger, cleaner: Cleaner) -> None:
+    def __init__(
+        self,
+        key: int,
+        blueprint: spec.Blueprint,
+        uids: range,
+        *,
+        engine: EngineAPI,
+        ledger: Ledger,
+        cleaner: Cleaner,
+        preload: Sequence[str] = (),
+    ) -> None:
         self._key = key
         self._engine = engine
         self._blueprint = blueprint
+        self._preload = preload
         self._uids = uids
         self._ledger = ledger
         self._cleaner = cleaner
-        self._dialogue = Dialogue(secrets.token_hex(16))
+        self._dialogue = Dialogue(secrets.token_hex(16), preload=preload)
         self._demux = StreamDecoder()
         self._stream: AttachedStream | None = None
         self._tasks: TaskGroup | None = None
@@ -247,6 +260,14 @@ class Container:
         wrong = spec.check_status(msgspec.structs.asdict(frame.status), self.uid, self._blueprint.profile.runtime) + frame.problems
         if wrong:
             raise StartFailed(f"the container is not what was asked for: {'; '.join(wrong)}")
+        memory = self._blueprint.profile.memory_bytes
+        baseline = frame.baseline_bytes or 0
+        if self._preload and memory - baseline < ROOM_FOR_A_PROGRAM:
+            needed = -(-(baseline + ROOM_FOR_A_PROGRAM) // 1_000_000)
+            raise StartFailed(
+                f"with {', '.join(self._preload)} preloaded a container uses {baseline / 1e6:.1f} MB of its {memory / 1e6:g} MB, which "
+                f"leaves a program less than {ROOM_FOR_A_PROGRAM / 1e6:g} MB; set memory_limit_mb to {needed} or more"
+            )
         self.ready = frame
 
     async def _serve(self) -> None:

@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -52,6 +52,8 @@ REMAPPED_UIDS = range(20_000, 60_000)
 """Where the engine maps uids itself (rootless, userns-remap) a container has 65,536 of them."""
 TRIES = 3
 """Containers that a program is offered to, as long as none of them has received it."""
+MAX_PRELOAD = 32
+"""Modules that may be preloaded; PROTOCOL.md."""
 REFILL_DELAY = 0.2
 """Seconds. Creating a container keeps two processors busy for a tenth of a second: a burst of short
 programs is over by then."""
@@ -78,6 +80,7 @@ class SandboxOptions(TypedDict, total=False):
     max_containers: int | None
     uids: range | None
     cgroup_parent: str | None
+    preload: Sequence[str]
 
 
 class AsyncSandbox:
@@ -97,6 +100,7 @@ class AsyncSandbox:
     max_containers: containers alive at all, whatever their state; None: twice pool_size, so that as many programs run as are kept warm.
     uids: the range that containers' uids are taken from; None: one that suits the engine.
     cgroup_parent: a cgroup of the host that bounds all containers together.
+    preload: modules to import in each container before it counts as warm. Every program finds them imported.
     """
 
     _closed = True  # for __del__, where __init__ never came to its end
@@ -117,6 +121,7 @@ class AsyncSandbox:
         max_containers: int | None = None,
         uids: range | None = None,
         cgroup_parent: str | None = None,
+        preload: Sequence[str] = (),
     ) -> None:
         self.pool_size = integer("pool_size", pool_size, least=1, most=10_000)
         self.timeout_ms = check_timeout(timeout_ms)
@@ -135,6 +140,7 @@ class AsyncSandbox:
         self._max_waiting = integer("max_waiting", max_waiting, least=0, most=10_000_000)
         self._queue_timeout = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
         self._uids = None if uids is None else _uid_range(uids)
+        self.preload = _modules(preload)
         self._engine = EngineAPI(docker_host)
         self._pool: Pool[Container] | None = None
         self._ledger: Ledger | None = None
@@ -237,7 +243,7 @@ class AsyncSandbox:
 
             async def live(key: int, on_warm: Callable[[Container], None]) -> None:
                 # What the first container shows of the profile holds for all others: only the uid differs.
-                container = Container(key, blueprint, uids, engine=engine, ledger=ledger, cleaner=cleaner)
+                container = Container(key, blueprint, uids, engine=engine, ledger=ledger, cleaner=cleaner, preload=self.preload)
 
                 def warm(_: Container) -> None:
                     nonlocal inspected
@@ -431,6 +437,19 @@ def _uid_range(value: Any) -> range:
     if value.step != 1 or not 1 <= value.start < value.stop <= 2**31:
         raise ValueError(f"uids must be a range of step 1 within range(1, 2**31), not {value!r:.80}")
     return value
+
+
+def _modules(value: Any) -> tuple[str, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"preload must be a sequence of module names, not {type(value).__name__}")
+    for name in value:
+        if not isinstance(name, str):
+            raise TypeError(f"preload must hold module names, not {name!r:.80}")
+        if len(name) > 255 or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"preload has {name!r:.80}, which is not the name of a module")
+    if len(value) > MAX_PRELOAD:
+        raise ValueError(f"preload has {len(value)} modules; {MAX_PRELOAD} are allowed")
+    return tuple(value)
 
 
 def _name(what: str, value: Any) -> str:
