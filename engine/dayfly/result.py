@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import codecs
 import enum
+import functools
 import io
+import itertools
+import math
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -46,7 +50,7 @@ class Piece(msgspec.Struct, frozen=True):
     """`data` decoded as UTF-8, a character that is cut by the piece's end being left to the next one. May be empty."""
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False, dict=True):
     """What one run gave. Its JSON form has the documented names: `stdout`, `stderr`, `combined`, `isError`, `timedOut`."""
 
     outcome: Outcome
@@ -67,10 +71,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     stdout_dropped: int = 0
     """Bytes over the limit, as far as they were counted."""
     stderr_dropped: int = 0
-    messages: list[Any] = []
-    """What the program sent with `sandbox.send`, in order."""
+    messages_raw: list[msgspec.Raw] = msgspec.field(name="messages", default_factory=list)
+    """The JSON text of each message, as the program wrote it. JSON encoders write it through."""
     messages_dropped: int = 0
-    """Messages over a limit, cut off, or no JSON."""
+    """Messages over a limit, cut off, nested deeper than 100, or not valid JSON."""
     wall_ms: float = 0.0
     """From the program's start to its end."""
     cpu_ms: float | None = None
@@ -83,6 +87,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """The bytes of stdout where they are no UTF-8; else None. `stdout_bytes` has them in any case."""
     stderr_raw: bytes | None = None
 
+    @functools.cached_property
+    def messages(self) -> list[Any]:
+        """What the program sent with `sandbox.send`, in order. Decoded when this is first read, and kept."""
+        return [msgspec.json.decode(text) for text in self.messages_raw]
+
     @property
     def stdout_bytes(self) -> bytes:
         """The very bytes that were written to stdout, up to the limit."""
@@ -92,6 +101,80 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     def stderr_bytes(self) -> bytes:
         """The very bytes that were written to stderr, up to the limit."""
         return self.stderr.encode() if self.stderr_raw is None else self.stderr_raw
+
+
+def as_json(result: Result, *, combined: bool = True) -> bytes:
+    """Return the JSON form. Without `combined` it is a third smaller: that text is `stdout` and `stderr` once more."""
+    if combined:
+        return msgspec.json.encode(result)
+    fields = msgspec.structs.fields(Result)
+    return msgspec.json.encode({field.encode_name: getattr(result, field.name) for field in fields if field.name != "combined"})
+
+
+MESSAGE_DEPTH = 100
+"""Arrays and objects inside each other, at most, in one message. A reader's own JSON decoder may bear no more than some hundred."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_WHOLE_ESCAPE = re.compile(rb"\\(?:[^u]|u[0-9a-ce-fA-CE-F]...|u[dD][0-7]..|u[dD][89abAB]..\\u[dD][c-fC-F]..)")
+# A number that may be infinite, or have more digits than Python converts.
+_HUGE = re.compile(rb"(?<![0-9.eE+])-?(?:[0-9]{200,}[0-9.eE+-]*|[0-9.]+[eE]\+?[0-9]{3,})")
+_EXPONENT = re.compile(rb"[eE]\+?[0-9]{3}")
+_DIGITS, _DIGIT_RUN = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 200
+_MOST_DIGITS = 4_300
+_STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_BLOCK = 32
+_ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def is_json(data: bytes) -> bool:
+    """Whether `data` is one JSON value, nested at most MESSAGE_DEPTH deep, that `msgspec` decodes.
+
+    It builds no value: a nested one takes a hundred times its bytes, and hostile programs send
+    many. The parser that skips a value looks neither into strings nor at the size of numbers: that
+    is done here.
+    """
+    try:
+        data.decode()
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if data.count(b"[") + data.count(b"{") > MESSAGE_DEPTH and _is_deep(data):
+        return False
+    if _SURROGATE.search(data) and b"\\" in _WHOLE_ESCAPE.sub(b"", data):
+        return False  # a lone surrogate, which is no character
+    bare = _without_strings(data)
+    # Searching for _HUGE is slow; what it needs is found fast.
+    if _DIGIT_RUN in bare.translate(_DIGITS) or _EXPONENT.search(bare):
+        return all(map(_is_finite, set(_HUGE.findall(bare))))
+    return True
+
+
+def _without_strings(data: bytes) -> bytes:
+    """Valid JSON without its strings. First without escapes, so that every quote is an end of one."""
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
+    return b"".join(plain.split(b'"')[::2])
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether valid JSON is nested deeper than MESSAGE_DEPTH.
+
+    It counts the brackets of a block at once. Only a block that could pass the bound is looked at in detail.
+    """
+    brackets = _without_strings(data).translate(_STEP, _ALL_BUT_BRACKETS)
+    depth = 0
+    for start in range(0, len(brackets), _BLOCK):
+        block = brackets[start : start + _BLOCK]
+        opened = block.count(1)
+        if depth + opened > MESSAGE_DEPTH:
+            steps = memoryview(block).cast("b")
+            if max(itertools.accumulate(steps, initial=depth)) > MESSAGE_DEPTH:
+                return True
+        depth += 2 * opened - len(block)
+    return False
+
+
+def _is_finite(number: bytes) -> bool:
+    return len(number) <= _MOST_DIGITS if number.lstrip(b"-").isdigit() else math.isfinite(float(number))
 
 
 class Recorder:
@@ -105,7 +188,7 @@ class Recorder:
         self._text: dict[Stream, io.StringIO] = {"stdout": io.StringIO(), "stderr": io.StringIO()}
         self._combined: io.StringIO | None = None  # from the moment when both streams have something in them
         self._raw: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        self._messages: list[Any] = []
+        self._messages: list[msgspec.Raw] = []
         self._unreadable = 0
 
     def output(self, frame: Output) -> Piece:
@@ -115,9 +198,9 @@ class Recorder:
 
     def message(self, data: bytes) -> None:
         """Keep what the program sent, if it is JSON. The bytes may be anything: a program can write to the pipe itself."""
-        try:
-            self._messages.append(msgspec.json.decode(data))
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        if is_json(data):
+            self._messages.append(msgspec.Raw(data))
+        else:
             self._unreadable += 1
 
     def result(self, end: Exit | None, outcome: Outcome, *, wall_ms: float) -> Result:
@@ -140,7 +223,7 @@ class Recorder:
             stderr_truncated=dropped["stderr"] > 0 if end else len(self._raw["stderr"]) >= self._limits["stderr"],
             stdout_dropped=dropped["stdout"],
             stderr_dropped=dropped["stderr"],
-            messages=self._messages,
+            messages_raw=self._messages,
             messages_dropped=self._unreadable + (end.messages_dropped if end else 0),
             wall_ms=end.wall_ms if end else wall_ms,
             cpu_ms=end.cpu_ms if end else None,
