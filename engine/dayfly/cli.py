@@ -43,7 +43,7 @@ from .errors import DayflyError
 from .job import UNSET, Job
 from .limits import MAX_RUN_BYTES, Limits
 from .result import Outcome, Piece, Result
-from .sandbox import DEFAULT_IMAGE
+from .names import DEFAULT_IMAGE
 from .sync import Sandbox
 
 if TYPE_CHECKING:

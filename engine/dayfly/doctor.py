@@ -22,14 +22,14 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
-from ._version import __version__
 from .engine_api import OLDEST_API, EngineAPI
 from .errors import DayflyError, ImageMissing
 from .messages import PROTOCOL
+from .names import DEFAULT_IMAGE, PROTOCOL_LABEL
+from .requirements import REQUIREMENTS, security_options
 
 Level = Literal["ok", "warning", "failure"]
 
-DEFAULT_IMAGE = f"dayfly/python:{__version__}"
 FREE_DISK_BYTES = 1_000_000_000
 """Below it, containers soon cannot be created: each needs a few hundred kB of the engine's disk, an image a few hundred MB."""
 OLDEST_KERNEL = (5, 10)
@@ -37,7 +37,10 @@ OLDEST_KERNEL = (5, 10)
 ASK_DEADLINE = 5.0
 """Seconds for `runtime --version`."""
 
+HOLES_AS_OF = "2025-11"
+"""The month in which KNOWN_HOLES was last compared with the advisories of the projects."""
 # Program -> holes: what it is, and the first good release of each maintained line, oldest first.
+# github.com/opencontainers/runc, containers/crun, containerd/containerd, each under /security/advisories.
 KNOWN_HOLES: dict[str, list[tuple[str, list[tuple[int, ...]]]]] = {
     "runc": [
         ("CVE-2024-21626, an escape through the working directory", [(1, 1, 12)]),
@@ -89,11 +92,11 @@ def judge(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, 
 
     `runtime` is the one that is to be used; None for the engine's default.
     """
-    options = _security_options(info)
+    options = security_options(info)
     return [
         *_api(version, host),
         *_socket(host, options),
-        *_cgroups(info),
+        *_requirements(info, host),
         *_isolation(info, options),
         *_runtimes(version, info, host, runtime),
         *_kernel(info, host),
@@ -118,7 +121,7 @@ async def examine(engine: EngineAPI, *, image: str = DEFAULT_IMAGE, runtime: str
     protocol = None
     try:
         labels = ((await engine.inspect_image(image)).get("Config") or {}).get("Labels") or {}
-        protocol = str(labels.get("dayfly.protocol", ""))
+        protocol = str(labels.get(PROTOCOL_LABEL, ""))
     except ImageMissing:
         pass
     local = await anyio.to_thread.run_sync(_host_facts, engine.address, info) if engine.local else HostFacts(address=engine.address)
@@ -179,55 +182,32 @@ def _socket(host: HostFacts, options: Mapping[str, str]) -> list[Finding]:
 
 def _cgroups(info: Mapping[str, Any]) -> list[Finding]:
     number, driver = str(info.get("CgroupVersion") or "1"), info.get("CgroupDriver", "none")
-    found = [Finding("cgroups", "ok", f"version {number}, driver {driver}")]
-    if driver == "none":
-        found = [
-            Finding(
-                "cgroups",
-                "failure",
-                "the engine has no cgroup driver: no limit has any effect",
-                "On a rootless engine, switch to cgroup v2 with systemd.",
-            )
-        ]
-    elif number == "1":
-        found = [
-            Finding(
-                "cgroups",
-                "warning",
-                f"version 1, driver {driver}",
-                "Boot with cgroup v2. Version 1 charges what lies in socket buffers to nobody, and runc and systemd are giving it up.",
-            )
-        ]
-    for name, key, advice in (
-        ("memory limit", "MemoryLimit", "Boot with `cgroup_enable=memory`."),
-        ("process limit", "PidsLimit", "The kernel needs CONFIG_CGROUP_PIDS, and the engine the pids controller."),
-        ("processor limit", "CpuCfsQuota", "The kernel needs CONFIG_CFS_BANDWIDTH, and the engine the cpu controller."),
-    ):
-        enforced = bool(info.get(key))
-        found.append(
-            Finding(
-                name,
-                "ok" if enforced else "failure",
-                "enforced" if enforced else f"not enforced ({key} is false)",
-                "" if enforced else advice,
-            )
-        )
+    if number == "1":
+        advice = "Boot with cgroup v2. Version 1 charges what lies in socket buffers to nobody, and runc and systemd are giving it up."
+        return [Finding("cgroups", "warning", f"version 1, driver {driver}", advice)]
+    return [Finding("cgroups", "ok", f"version {number}, driver {driver}")]
+
+
+def _requirements(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
+    """What a sandbox refuses to start without. One that holds is "ok", but where another check has more to say of it."""
+    found = []
+    for requirement in REQUIREMENTS:
+        name, missing = requirement.name, requirement.missing
+        if not requirement.holds(info):
+            if name == "swap":
+                missing += f"; the host has {_amount(host.swap_bytes)}"
+            found.append(Finding(name, "failure", missing, requirement.advice))
+        elif name == "cgroups":
+            found += _cgroups(info)
+        elif name == "swap":
+            found.append(Finding(name, "ok", f"limited; the host has {_amount(host.swap_bytes)}"))
+        else:
+            found.append(Finding(name, "ok", "enforced"))
     return found
 
 
 def _isolation(info: Mapping[str, Any], options: Mapping[str, str]) -> list[Finding]:
     found = []
-    if "seccomp" in options:
-        found.append(Finding("seccomp", "ok", "there; dayfly brings a profile of its own"))
-    else:
-        found.append(
-            Finding(
-                "seccomp",
-                "failure",
-                "the engine filters no system calls",
-                "The kernel needs CONFIG_SECCOMP_FILTER, and the engine to be built with it.",
-            )
-        )
     modules = [name for name in ("apparmor", "selinux") if name in options]
     found.append(
         Finding("security module", "ok", ", ".join(modules))
@@ -306,7 +286,7 @@ def _holes(name: str, said: str) -> list[Finding]:
         return [Finding(f"{program} version", "warning", f"it does not say: {said!r:.80}", "Look whether it is up to date.")]
     open_holes = [hole for hole, closed_in in KNOWN_HOLES.get(program, []) if _is_open(number, closed_in)]
     if not open_holes:
-        return [Finding(f"{program} version", "ok", said)]
+        return [Finding(f"{program} version", "ok", f"{said}; no hole known as of {HOLES_AS_OF}")]
     return [
         Finding(
             f"{program} version",
@@ -341,17 +321,6 @@ def _kernel(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
             )
         else:
             found.append(Finding("core dumps", "ok", f"core_pattern {host.core_pattern:.80}"))
-    if not info.get("SwapLimit"):
-        found.append(
-            Finding(
-                "swap",
-                "failure",
-                f"cannot be limited (SwapLimit is false); the host has {_amount(host.swap_bytes)}",
-                "Boot with `swapaccount=1` or cgroup v2. The engine drops the limit with a mere warning; dayfly refuses the container.",
-            )
-        )
-    else:
-        found.append(Finding("swap", "ok", f"limited; the host has {_amount(host.swap_bytes)}"))
     return found
 
 
@@ -387,12 +356,6 @@ def _image(host: HostFacts) -> list[Finding]:
     if host.image_protocol != str(PROTOCOL):
         return [Finding("image", "failure", f"{host.image} speaks protocol {host.image_protocol}; this dayfly needs {PROTOCOL}", build)]
     return [Finding("image", "ok", f"{host.image}, protocol {host.image_protocol}")]
-
-
-def _security_options(info: Mapping[str, Any]) -> dict[str, str]:
-    """`["name=seccomp,profile=default"]` as {"seccomp": "profile=default"}."""
-    split = (str(option).removeprefix("name=").partition(",") for option in info.get("SecurityOptions") or [])
-    return {name: rest for name, _, rest in split}
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -42,24 +42,29 @@ class Fold:
         self._on_output = on_output
         self._on_start = on_start
 
-    def take(self, event: Event) -> Piece | Result | None:
-        """Return what there is for the caller: a Piece of output, or the Result at the end."""
+    def take(self, event: Event) -> list[Piece | Result]:
+        """Return what there is for the caller: a Piece of output, or the last ones and the Result."""
+        if isinstance(event, Leased):
+            if self._on_start is not None:
+                self._on_start()
+            return []
+        pieces = self._recorder.rest() if isinstance(event, Ended) else self._recorder.take(event)
+        if self._on_output is not None:
+            for piece in pieces:
+                self._on_output(piece)
+        items: list[Piece | Result] = [*pieces]
         if isinstance(event, Ended):
-            return self._recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms)
-        if isinstance(event, Leased) and self._on_start is not None:
-            self._on_start()
-        piece = self._recorder.take(event)
-        if piece is not None and self._on_output is not None:
-            self._on_output(piece)
-        return piece
+            items.append(self._recorder.result(event.exit, event.outcome, wall_ms=event.wall_ms))
+        return items
 
 
 async def run(events: AsyncGenerator[Event, None], fold: Fold) -> Result:
     """Return the Result of a run. What a callback raises ends the run."""
     async with aclosing(events):
         async for event in events:
-            if isinstance(item := fold.take(event), Result):
-                return item
+            for item in fold.take(event):
+                if isinstance(item, Result):
+                    return item
     raise AssertionError("a run ends with Ended, or raises")
 
 
@@ -68,5 +73,5 @@ async def stream(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Piece | 
     fold = Fold()
     async with aclosing(events):
         async for event in events:
-            if (item := fold.take(event)) is not None:
+            for item in fold.take(event):
                 yield item

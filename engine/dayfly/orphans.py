@@ -19,13 +19,12 @@ from typing import Any
 from ._version import __version__
 from .engine_api import EngineAPI
 from .errors import EngineError, ImageMissing
+from .names import PROTOCOL_LABEL
 
 log = logging.getLogger("dayfly.orphans")
 
 LABEL = "dayfly.instance"
 """The label that every container has. Its value names the sandbox."""
-IMAGE_LABEL = "dayfly.protocol"
-"""The label that every runner image has, and so each of its containers."""
 STRANGER_AGE = 600.0
 """Seconds after which a container that does not run counts as an orphan, where its host process
 cannot be seen from here."""
@@ -61,7 +60,7 @@ def is_orphan(container: Mapping[str, Any], *, same_host: bool, now: float) -> b
     orphan: a running one ends with the connection of its host process.
     """
     label = container.get("Labels") or {}
-    if LABEL not in label or IMAGE_LABEL not in label or label[LABEL] in _instances:
+    if LABEL not in label or PROTOCOL_LABEL not in label or label[LABEL] in _instances:
         return False
     if not any(_NAME.fullmatch(name) for name in container.get("Names") or []):
         return False

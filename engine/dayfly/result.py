@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import codecs
 import enum
+import functools
 import io
+import itertools
+import math
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
-from .messages import Exit, Message, Output
+from .messages import Display, Exit, File, Message, Output, Skipped, Started, Why
 
 Stream = Literal["stdout", "stderr"]
 
@@ -50,7 +54,16 @@ class Piece(msgspec.Struct, frozen=True):
 OnOutput = Callable[[Piece], None]
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+class SkippedFile(msgspec.Struct, frozen=True):
+    """A file that `fetch` asked for and that is not in the result."""
+
+    path: str
+    """The path, or the pattern. What is not UTF-8 in it is written as `\\xNN`."""
+    why: Why
+    """`too_large`, `too_many`, `not_regular`, `name`, `unreadable` or `missing`."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False, dict=True):
     """What one run gave. Its JSON form has the documented names: `stdout`, `stderr`, `combined`, `isError`, `timedOut`."""
 
     outcome: Outcome
@@ -72,21 +85,45 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     stdout_dropped: int = 0
     """Bytes over the limit, as far as they were counted."""
     stderr_dropped: int = 0
-    messages: list[Any] = []
-    """What the program sent with `sandbox.send`, in order."""
+    messages_raw: list[msgspec.Raw] = msgspec.field(name="messages", default_factory=list)
+    """The JSON text of each message, as the program wrote it. JSON encoders write it through."""
     messages_dropped: int = 0
-    """Messages over a limit, cut off, or no JSON."""
+    """Messages over a limit, cut off, nested deeper than 100, or not valid JSON."""
+    displays_raw: list[msgspec.Raw] = msgspec.field(name="displays", default_factory=list)
+    """The JSON text of each display, a MIME bundle: what the program claims to show."""
+    displays_dropped: int = 0
+    """Displays over a limit, cut off, nested deeper than 100, or not valid JSON."""
+    files: dict[str, bytes] = {}
+    """Files that `fetch` asked for, by path; base64 in JSON."""
+    files_skipped: list[SkippedFile] = []
+    """What `fetch` asked for and was not sent, with the reason."""
+    files_skipped_dropped: int = 0
+    """Files that were skipped beyond those in `files_skipped`."""
+    preloaded: bool = False
+    """Whether the program had the sandbox's preloaded modules."""
     wall_ms: float = 0.0
     """From the program's start to its end."""
     cpu_ms: float | None = None
     """Processor time of the whole container during the run; None where it is not known."""
     peak_memory_bytes: int | None = None
     """Largest memory use of the container, the runner's own included; None where it is not known."""
+    max_rss_bytes: int | None = None
+    """Largest resident set of one process of the program; starts at what was preloaded. None where it is not known."""
     oom_kills: int | None = None
     """Processes that the kernel killed for want of memory; the program may have survived some."""
     stdout_raw: bytes | None = None
     """The bytes of stdout where they are no UTF-8; else None. `stdout_bytes` has them in any case."""
     stderr_raw: bytes | None = None
+
+    @functools.cached_property
+    def messages(self) -> list[Any]:
+        """What the program sent with `sandbox.send`, in order. Decoded when this is first read, and kept."""
+        return [msgspec.json.decode(text) for text in self.messages_raw]
+
+    @functools.cached_property
+    def displays(self) -> list[Any]:
+        """What the program showed, in order: MIME type to content. Decoded when this is first read, and kept."""
+        return [msgspec.json.decode(text) for text in self.displays_raw]
 
     @property
     def stdout_bytes(self) -> bytes:
@@ -99,6 +136,88 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         return self.stderr.encode() if self.stderr_raw is None else self.stderr_raw
 
 
+def as_json(result: Result, *, combined: bool = True) -> bytes:
+    """Return the JSON form. Without `combined` it is a third smaller: that text is `stdout` and `stderr` once more."""
+    if combined:
+        return msgspec.json.encode(result)
+    fields = msgspec.structs.fields(Result)
+    return msgspec.json.encode({field.encode_name: getattr(result, field.name) for field in fields if field.name != "combined"})
+
+
+MESSAGE_DEPTH = 100
+"""Arrays and objects inside each other, at most, in one message. A reader's own JSON decoder may bear no more than some hundred."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_WHOLE_ESCAPE = re.compile(rb"\\(?:[^u]|u[0-9a-ce-fA-CE-F]...|u[dD][0-7]..|u[dD][89abAB]..\\u[dD][c-fC-F]..)")
+# A number that may be infinite, or have more digits than Python converts.
+_HUGE = re.compile(rb"(?<![0-9.eE+])-?(?:[0-9]{200,}[0-9.eE+-]*|[0-9.]+[eE]\+?[0-9]{3,})")
+_EXPONENT = re.compile(rb"[eE]\+?[0-9]{3}")
+_DIGITS, _DIGIT_RUN = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 200
+_MOST_DIGITS = 4_300
+_STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_BLOCK = 32
+_ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def is_json(data: bytes) -> bool:
+    """Whether `data` is one JSON value, nested at most MESSAGE_DEPTH deep, that `msgspec` decodes.
+
+    It builds no value: a nested one takes a hundred times its bytes, and hostile programs send
+    many. The parser that skips a value looks neither into strings nor at the size of numbers: that
+    is done here.
+    """
+    try:
+        data.decode()
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if data.count(b"[") + data.count(b"{") > MESSAGE_DEPTH and _is_deep(data):
+        return False
+    if _SURROGATE.search(data) and b"\\" in _WHOLE_ESCAPE.sub(b"", data):
+        return False  # a lone surrogate, which is no character
+    bare = _without_strings(data)
+    # Searching for _HUGE is slow; what it needs is found fast.
+    if _DIGIT_RUN in bare.translate(_DIGITS) or _EXPONENT.search(bare):
+        return all(map(_is_finite, set(_HUGE.findall(bare))))
+    return True
+
+
+def _without_strings(data: bytes) -> bytes:
+    """Valid JSON without its strings. First without escapes, so that every quote is an end of one."""
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
+    return b"".join(plain.split(b'"')[::2])
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether valid JSON is nested deeper than MESSAGE_DEPTH.
+
+    It counts the brackets of a block at once. Only a block that could pass the bound is looked at in detail.
+    """
+    brackets = _without_strings(data).translate(_STEP, _ALL_BUT_BRACKETS)
+    depth = 0
+    for start in range(0, len(brackets), _BLOCK):
+        block = brackets[start : start + _BLOCK]
+        opened = block.count(1)
+        if depth + opened > MESSAGE_DEPTH:
+            steps = memoryview(block).cast("b")
+            if max(itertools.accumulate(steps, initial=depth)) > MESSAGE_DEPTH:
+                return True
+        depth += 2 * opened - len(block)
+    return False
+
+
+def _is_finite(number: bytes) -> bool:
+    return len(number) <= _MOST_DIGITS if number.lstrip(b"-").isdigit() else math.isfinite(float(number))
+
+
+class _Claims:
+    """What a program has sent of its own: the JSON texts that are kept, and how many were not."""
+
+    def __init__(self) -> None:
+        self.kept: list[msgspec.Raw] = []
+        self.unreadable = 0
+
+
 class Recorder:
     """Gathers one run's output and messages, and makes the Result of them."""
 
@@ -109,33 +228,49 @@ class Recorder:
         self._text: dict[Stream, io.StringIO] = {"stdout": io.StringIO(), "stderr": io.StringIO()}
         self._combined: io.StringIO | None = None  # from the moment when both streams have something in them
         self._raw: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        self._messages: list[Any] = []
-        self._unreadable = 0
+        self._messages = _Claims()
+        self._displays = _Claims()
+        self._files: dict[str, bytearray] = {}
+        self._skipped: list[SkippedFile] = []
+        self._preloaded = False
 
     def output(self, frame: Output) -> Piece:
         """Keep a piece of output, and return it for whoever is listening."""
         self._raw[frame.stream] += frame.data
         return Piece(frame.stream, frame.data, self._decode(frame.stream, frame.data))
 
-    def take(self, event: object) -> Piece | None:
+    def take(self, event: object) -> list[Piece]:
         """Keep what an event brings, and return the Piece if it is output."""
-        if isinstance(event, Output):
-            return self.output(event)
-        if isinstance(event, Message):
-            self.message(event.data)
-        return None
+        match event:
+            case Output():
+                return [self.output(event)]
+            case Message(data=data):
+                self._keep(self._messages, data)
+            case Display(data=data):
+                self._keep(self._displays, data)
+            case File(path=path, data=data):
+                self._files.setdefault(path, bytearray()).extend(data)
+            case Skipped(path=path, why=why):
+                self._skipped.append(SkippedFile(path, why))
+            case Started(preloaded=preloaded):
+                self._preloaded = preloaded
+        return []
 
-    def message(self, data: bytes) -> None:
-        """Keep what the program sent, if it is JSON. The bytes may be anything: a program can write to the pipe itself."""
-        try:
-            self._messages.append(msgspec.json.decode(data))
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            self._unreadable += 1
+    def rest(self) -> list[Piece]:
+        """No more output comes: return what the cut characters at the ends of the streams become, U+FFFD."""
+        pieces = [Piece(stream, b"", self._decode(stream, b"", final=True)) for stream in self._decoders]
+        return [piece for piece in pieces if piece.text]
+
+    def _keep(self, claims: _Claims, data: bytes) -> None:
+        # The bytes may be anything: a program can write to the pipe itself.
+        if is_json(data):
+            claims.kept.append(msgspec.Raw(data))
+        else:
+            claims.unreadable += 1
 
     def result(self, end: Exit | None, outcome: Outcome, *, wall_ms: float) -> Result:
         """Return the Result. `end` is None where the host ended the run by itself; `wall_ms` is what it measured then."""
-        for stream in self._decoders:
-            self._decode(stream, b"", final=True)
+        self.rest()
         text = {stream: buffer.getvalue() for stream, buffer in self._text.items()}
         dropped: dict[Stream, int] = {"stdout": end.stdout_dropped if end else 0, "stderr": end.stderr_dropped if end else 0}
         killed = outcome in (Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY, Outcome.OUTPUT_LIMIT)
@@ -152,11 +287,18 @@ class Recorder:
             stderr_truncated=dropped["stderr"] > 0 if end else None,
             stdout_dropped=dropped["stdout"],
             stderr_dropped=dropped["stderr"],
-            messages=self._messages,
-            messages_dropped=self._unreadable + (end.messages_dropped if end else 0),
+            messages_raw=self._messages.kept,
+            messages_dropped=self._messages.unreadable + (end.messages_dropped if end else 0),
+            displays_raw=self._displays.kept,
+            displays_dropped=self._displays.unreadable + (end.displays_dropped if end else 0),
+            files={path: bytes(content) for path, content in self._files.items()},
+            files_skipped=self._skipped,
+            files_skipped_dropped=end.skipped_dropped if end else 0,
+            preloaded=self._preloaded,
             wall_ms=end.wall_ms if end else wall_ms,
             cpu_ms=end.cpu_ms if end else None,
             peak_memory_bytes=end.peak_memory_bytes if end else None,
+            max_rss_bytes=end.max_rss_bytes if end else None,
             oom_kills=end.oom_kills if end else None,
             stdout_raw=_unless_same(self._raw["stdout"], text["stdout"]),
             stderr_raw=_unless_same(self._raw["stderr"], text["stderr"]),

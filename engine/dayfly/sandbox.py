@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import anyio
 
-from . import events, orphans, spec
-from ._version import __version__
+from . import events, orphans, requirements, spec
 from .cleaner import Cleaner
 from .container import Container
 from .engine_api import EngineAPI
@@ -31,6 +30,7 @@ from .job import Job, RunOptions, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
 from .messages import PROTOCOL, Request
+from .names import DEFAULT_IMAGE, PROTOCOL_LABEL
 from .owner import OwnerTask
 from .pool import Pool
 from .result import OnOutput, Piece, Result
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("dayfly.sandbox")
 logging.getLogger("dayfly").addHandler(logging.NullHandler())
 
-DEFAULT_IMAGE = f"dayfly/python:{__version__}"
 DEFAULT_UIDS = range(1_900_000_000, 2_000_000_000)
 """Above every range that systemd and shadow give out (uids.systemd.io), below 2^31, where old
 interfaces end."""
@@ -282,21 +281,19 @@ class AsyncSandbox:
         except ImageMissing as error:
             tag = "" if self.image == DEFAULT_IMAGE else f" --tag {self.image}"
             raise ImageMissing(f"{error}; make it with `dayfly image build{tag}{' --python2' * (self.python == '2')}`") from error
-        label = ((image.get("Config") or {}).get("Labels") or {}).get("dayfly.protocol")
+        label = image.get("Config", {}).get("Labels", {}).get(PROTOCOL_LABEL)
         if label != str(PROTOCOL):
-            speaks = "is no runner image" if label is None else f"speaks protocol {label}"
+            speaks = "is not a runner image" if label is None else f"speaks protocol {label}"
             raise StartFailed(
-                f"the image {self.image!r} {speaks}, and this dayfly needs {PROTOCOL}: build it anew with `dayfly image build`"
+                f"the image {self.image!r} {speaks}, and this dayfly needs {PROTOCOL}: build it again with `dayfly image build`"
             )
-        if self.runtime is not None and self.runtime not in info.get("Runtimes", {}):
-            raise EngineError(f"the engine has no runtime {self.runtime!r}; it has {', '.join(sorted(info.get('Runtimes', {})))}")
-        missing = [text for key, text in _NEEDED.items() if not info.get(key)]
-        options = " ".join(info.get("SecurityOptions") or [])
-        if "seccomp" not in options:
-            missing.append("seccomp filters")
-        if missing:
+        runtimes = info.get("Runtimes", {})
+        if self.runtime is not None and self.runtime not in runtimes:
+            raise EngineError(f"the engine has no runtime {self.runtime!r}; it has {', '.join(sorted(runtimes))}")
+        if missing := requirements.missing(info):
             raise EngineError(f"the engine at {engine.address} does not enforce {', '.join(missing)}; see `dayfly doctor`")
-        remapped = "name=rootless" in options or "name=userns" in options
+        options = requirements.security_options(info)
+        remapped = not options.keys().isdisjoint({"rootless", "userns"})
         await orphans.reap(engine)
         profile = spec.Profile(
             image_id=image["Id"],
@@ -421,14 +418,6 @@ class AsyncSandbox:
             runs=dict(self._outcomes),
             errors=dict(self._errors),
         )
-
-
-_NEEDED = {
-    "MemoryLimit": "memory limits",
-    "SwapLimit": "limits on swap",
-    "PidsLimit": "limits on processes",
-    "CpuCfsQuota": "processor quotas",
-}
 
 
 def _uid_range(value: Any) -> range:

@@ -195,8 +195,9 @@ class Session:
 def _run(events: Generator[Event, None, None], fold: Fold) -> Result:
     with closing(events):
         for event in events:
-            if isinstance(item := fold.take(event), Result):
-                return item
+            for item in fold.take(event):
+                if isinstance(item, Result):
+                    return item
     raise AssertionError("a run ends with Ended, or raises")
 
 
@@ -204,8 +205,7 @@ def _stream(events: Generator[Event, None, None]) -> Iterator[Piece | Result]:
     fold = Fold()
     with closing(events):
         for event in events:
-            if (item := fold.take(event)) is not None:
-                yield item
+            yield from fold.take(event)
 
 
 class _Call(Future[T]):

@@ -36,12 +36,27 @@ ROWS = [
     ["frames", "stdcopy", "messages"],
     ["spec"],
     ["seccomp"],
-    ["limits", "stats", "errors"],
+    ["limits", "stats", "errors", "names", "requirements"],
     ["_version"],
 ]
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
-NO_IO = ["ledger", "dialogue", "frames", "stdcopy", "messages", "spec", "seccomp", "job", "result", "limits", "stats", "errors"]
+NO_IO = [
+    "ledger",
+    "dialogue",
+    "frames",
+    "stdcopy",
+    "messages",
+    "spec",
+    "seccomp",
+    "job",
+    "result",
+    "limits",
+    "stats",
+    "errors",
+    "names",
+    "requirements",
+]
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
 OUTSIDE_OF = {"cli": OUTSIDE | {"rich", "typer"}}
 

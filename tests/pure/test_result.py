@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dayfly import Outcome, Piece, Result, Stats
 from dayfly.messages import Exit, Output
-from dayfly.result import Recorder, verdict
+from dayfly.result import Recorder, as_json, verdict
 
 Stream = Literal["stdout", "stderr"]
 PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=8) | st.text(min_size=1).map(str.encode)))
@@ -301,3 +301,87 @@ def test_output_that_comes_byte_by_byte_costs_no_more_memory_than_its_bytes() ->
     finally:
         tracemalloc.stop()
     assert used < 16 * 120_000
+
+
+# Messages are kept as text, and decoded when they are read.
+
+
+NESTED = [
+    pytest.param(b"[" * 100 + b"]" * 100, True, id="100 arrays"),
+    pytest.param(b"[" * 101 + b"]" * 101, False, id="101 arrays"),
+    pytest.param(b'{"a":' * 100 + b"1" + b"}" * 100, True, id="100 objects"),
+    pytest.param(b'[{"a":' * 50 + b"[]" + b"}]" * 50, False, id="101 of both"),
+    pytest.param(b"[" + b"[[]]," * 1_000 + b"0]", True, id="wide, not deep"),
+    pytest.param(b'["' + b"[" * 5_000 + b'"]', True, id="brackets in a string"),
+    pytest.param(b'["\\\\","' + b"[" * 500 + b'"]', True, id="after an escaped backslash"),
+    pytest.param(b'["\\"' + b"[" * 500 + b'"]', True, id="after an escaped quote"),
+    pytest.param(b'["\\"",' + b"[" * 100 + b"]" * 101, False, id="arrays after a string"),
+    pytest.param(b"[" * 955 + b"]" * 955, False, id="what no server could encode"),
+]
+
+
+@pytest.mark.parametrize(("data", "kept"), NESTED)
+def test_messages_nested_too_deep_are_dropped(data: bytes, kept: bool) -> None:
+    made = recorder()
+    made.message(data)
+    whole = made.result(end(), Outcome.OK, wall_ms=0)
+    assert (len(whole.messages), whole.messages_dropped) == (kept, not kept)
+    assert json.loads(as_json(whole))["messages"] == whole.messages
+
+
+@pytest.mark.parametrize("data", [
+    b"1e308", b"-1e308", b"1e309", b"-1e999", b"1e-999", b"[1e0000000300]", b"1" * 4_300, b"-" + b"1" * 4_300, b"1" * 4_301,
+    b"1" * 250 + b"e99", b"1" * 308 + b".5", b"1" * 310 + b".5", b'"1e999"', b'["1e999",1e5]', b'"\\ud83d\\ude00"', b'"\\ude00\\ud83d"',
+    b'"\\\\ud83d"', b'"\\ud83dx"', b'"\\ud83d\\\\ude00"', b'"\\ud7ff\\ue000\\uD83D\\uDE00"', b'"\\n\\ud83d"', b'"\\u0041"',
+    b'{"\\ud800":1}', b"[1e300,1e400]", b'"\xed\xa0\x80"', b"1E+400", b"1.5E+308", b"0.0e999",
+], ids=lambda data: f"{data[:14]!r} {data[-4:]!r} {len(data)}")  # fmt: skip
+def test_a_kept_message_is_one_that_decodes(data: bytes) -> None:
+    try:
+        value = [msgspec.json.decode(data)]
+    except (ValueError, msgspec.DecodeError):
+        value = []
+    made = recorder()
+    made.message(data)
+    assert made.result(end(), Outcome.OK, wall_ms=0).messages == value
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON, st.booleans())
+def test_every_json_value_is_a_message(value: Any, ascii_only: bool) -> None:
+    made = recorder()
+    made.message(json.dumps(value, ensure_ascii=ascii_only).encode())
+    assert made.result(end(), Outcome.OK, wall_ms=0).messages == [value]
+
+
+def test_messages_are_decoded_once_and_when_read() -> None:
+    made = recorder()
+    made.message(b'{"a": 1}')
+    whole = made.result(end(), Outcome.OK, wall_ms=0)
+    assert bytes(whole.messages_raw[0]) == b'{"a": 1}'
+    assert whole.messages is whole.messages
+    assert b'"messages":[{"a": 1}]' in msgspec.json.encode(whole)
+
+
+def test_nested_messages_build_nothing() -> None:
+    message = b"[" + b"{}," * 20_000 + b"0]"
+    made = recorder()
+    tracemalloc.start()
+    try:
+        made.message(message)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * len(message)  # decoded, it takes 24 times its size
+
+
+def test_json_may_leave_combined_out() -> None:
+    made = result(("stdout", b"a"), ("stderr", b"b"), exit=end())
+    whole, short = json.loads(as_json(made)), json.loads(as_json(made, combined=False))
+    assert whole == json.loads(msgspec.json.encode(made))
+    assert whole.pop("combined") == "ab"
+    assert short == whole
