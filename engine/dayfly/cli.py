@@ -42,8 +42,8 @@ from .engine_api import EngineAPI
 from .errors import DayflyError
 from .job import UNSET, Job
 from .limits import MAX_RUN_BYTES, Limits
-from .result import Outcome, Piece, Result
 from .names import DEFAULT_IMAGE
+from .result import Outcome, Piece, Result
 from .sync import Sandbox
 
 if TYPE_CHECKING:
