@@ -38,6 +38,9 @@ MIN_MEMORY_BYTES = 16_000_000
 STACK_BYTES = 8 * 2**20
 """The kernel's own default, and what the C library gives a thread."""
 
+OPTIONS = "rw,nosuid,nodev,noexec,size={},nr_inodes={}"
+"""Of every tmpfs: bytes, and files with directories."""
+
 RUNSC_PIDS = 1_024
 """Added to `pids` under gVisor, whose own host threads are what the cgroup counts there."""
 
@@ -47,10 +50,26 @@ MASKED_PATHS = (
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
     *("/proc/cmdline", "/proc/config.gz", "/proc/diskstats", "/proc/kallsyms", "/proc/modules", "/proc/partitions", "/proc/swaps"),
-    *("/sys/block", "/sys/class", "/sys/kernel", "/sys/module"),
+    *("/proc/driver", "/proc/fs", "/proc/iomem", "/proc/ioports", "/proc/key-users"),
+    *("/sys/block", "/sys/bus", "/sys/class", "/sys/dev", "/sys/fs/btrfs", "/sys/fs/ext4", "/sys/fs/xfs", "/sys/kernel", "/sys/module"),
+    # What costs the host: a read of locks holds the lock of all file locks, pressure takes triggers, and a terminal's buffer is
+    # emptied by the host's kworkers, beyond the processor limit. /dev/ptmx is a link into /dev/pts.
+    *("/proc/locks", "/proc/pressure", "/dev/pts"),
 )
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""The engines' defaults. Not /sys/fs/cgroup too: crun would then mount the controllers below it a second time, writable."""
+READONLY_PATHS = ("/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""The engines' defaults, less what is masked. Not /sys/fs/cgroup too: crun would mount the controllers below it again, writable."""
+
+
+SYSCTLS = {
+    # Buffers of TCP are charged to no container on cgroup v1, and on v2 not before the connection is accepted: they are small.
+    "net.ipv4.tcp_rmem": "4096 8192 32768",
+    "net.ipv4.tcp_wmem": "4096 8192 16384",
+    # So is the queue of connections that wait to be accepted.
+    "net.core.somaxconn": "16",
+    # A closed connection leaves nothing behind.
+    "net.ipv4.tcp_max_tw_buckets": "0",
+}
+"""Of the container's own network. Every kernel since 4.15 has all of them for each network namespace."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +108,8 @@ class Blueprint:
     def body(self, uid: int) -> dict[str, Any]:
         """Return the body for the container that runs as `uid`:`uid`. Shares its unchanging parts: not to be changed."""
         integer("uid", uid, least=FIRST_UID, most=LAST_UID)
-        tmpfs = self.profile.limits.tmpfs_bytes, self.profile.limits.tmpfs_inodes
-        mount = "rw,nosuid,nodev,noexec,size={},nr_inodes={}".format(*tmpfs)
+        limits = self.profile.limits
+        mount = OPTIONS.format(limits.tmpfs_bytes, limits.tmpfs_inodes)
         return {
             **self._body,
             # A numeric user of the container's own: many of the kernel's quotas are per uid and host-wide (pending signals,
@@ -99,7 +118,12 @@ class Blueprint:
             "HostConfig": {
                 **self._body["HostConfig"],
                 # The only writable places; sized and with an inode cap, both charged to Memory.
-                "Tmpfs": {WORKING_DIR: f"{mount},mode=0755,uid={uid},gid={uid}", TEMPORARY_DIR: f"{mount},mode=1777"},
+                "Tmpfs": {
+                    WORKING_DIR: f"{mount},mode=0755,uid={uid},gid={uid}",
+                    TEMPORARY_DIR: f"{mount},mode=1777",
+                    # ShmSize alone gives it no inode cap.
+                    "/dev/shm": f"{OPTIONS.format(limits.shm_bytes, limits.tmpfs_inodes)},mode=1777",  # noqa: S108
+                },
             },
         }
 
@@ -142,8 +166,7 @@ def _common(profile: Profile) -> dict[str, Any]:
             "PidMode": "",
             "UTSMode": "",
             "UsernsMode": "",  # the daemon's own remapping where it has one; never "host"
-            # On cgroup v1 what lies in TCP's buffers is charged to no container: small ones for the loopback, all that there is.
-            "Sysctls": {"net.ipv4.tcp_rmem": "4096 65536 65536", "net.ipv4.tcp_wmem": "4096 16384 65536"},
+            "Sysctls": dict(SYSCTLS),
             "CgroupParent": profile.cgroup_parent or "",
             # Privileges
             "Privileged": False,
@@ -171,7 +194,8 @@ def _common(profile: Profile) -> dict[str, Any]:
             "OomScoreAdj": 500,  # when the host is short of memory, sandboxes go first
             "OomKillDisable": False,
             "Ulimits": [
-                _ulimit("core", 0),
+                # 1 means that no program of the host's core_pattern is started for a crash; with 0 the kernel starts it all the same.
+                _ulimit("core", 1),
                 # So that one oversized allocation is a MemoryError in the program, not a kill: the kernel counts what is mapped writable,
                 # touched or not, and that is 8 MiB of stack for every thread, most of which is never touched.
                 _ulimit("data", profile.memory_bytes + limits.pids * STACK_BYTES),

@@ -69,8 +69,10 @@ def test_every_limit_reaches_the_body() -> None:
     assert host["CgroupParent"] == "box.slice"
     assert {"Name": "nofile", "Soft": 3_032, "Hard": 3_032} in host["Ulimits"]
     assert {"Name": "fsize", "Soft": 1_000_003, "Hard": 1_000_003} in host["Ulimits"]
-    for options in host["Tmpfs"].values():
-        assert {"size=1000001", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
+    assert host["Tmpfs"].keys() == {"/sandbox", "/tmp", "/dev/shm"}
+    for path, options in host["Tmpfs"].items():
+        size = 1_000_002 if path == "/dev/shm" else 1_000_001
+        assert {f"size={size}", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
 
 
 def test_gvisor_gets_room_for_its_own_threads() -> None:
