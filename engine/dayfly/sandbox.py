@@ -247,6 +247,7 @@ class AsyncSandbox:
             runtime=self.runtime,
             cgroup_parent=self.cgroup_parent,
             labels=reaper.labels(),
+            kernel_memory_tcp=bool(info.get("KernelMemoryTCP")),
         )
         uids = self._uids or (REMAPPED_UIDS if remapped else DEFAULT_UIDS)
         return spec.Blueprint(profile), uids, min(max(2, 2 * int(info.get("NCPU") or 1)), 16)

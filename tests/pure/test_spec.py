@@ -75,6 +75,12 @@ def test_every_limit_reaches_the_body() -> None:
         assert {f"size={size}", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
 
 
+def test_sockets_are_limited_where_the_engine_can() -> None:
+    profile = spec.Profile(image_id=IMAGE, memory_bytes=80_000_000, kernel_memory_tcp=True)
+    assert spec.create_body(profile, uid=UID)["HostConfig"]["KernelMemoryTCP"] == 10_000_000
+    assert "KernelMemoryTCP" not in spec.create_body(PROFILE, uid=UID)["HostConfig"]
+
+
 def test_gvisor_gets_room_for_its_own_threads() -> None:
     profile = spec.Profile(image_id=IMAGE, runtime="runsc-systrap")
     assert spec.create_body(profile, uid=UID)["HostConfig"]["PidsLimit"] == 64 + 1_024
