@@ -231,7 +231,8 @@ def test_the_limits_hold_inside(profile: spec.Profile) -> None:
     # Other memory of the kernel's that is charged to nobody, and what reaches the host's disk.
     assert found["answers"] == {
         **dict.fromkeys(("attribute of /sandbox", "attribute of /tmp", "attribute of /dev/shm", "attribute of a memfd"), "ENOTSUP"),
-        **{"openpty": "ENOENT", "sendfile": "ENOTSOCK"},
+        "openpty": "ENOENT",
+        "sendfile": "ENOTSOCK",
     }
 
     # Own namespaces: nothing of the host, nor of another container
