@@ -240,6 +240,7 @@ class AsyncSandbox:
             raise EngineError(f"the engine at {engine.address} does not enforce {', '.join(missing)}; see `dayfly doctor`")
         remapped = "name=rootless" in options or "name=userns" in options
         await reaper.reap(engine)
+        socket_limit, udp = spec.accounting(info, self.runtime)
         profile = spec.Profile(
             image_id=image["Id"],
             memory_bytes=self.memory_bytes,
@@ -247,7 +248,8 @@ class AsyncSandbox:
             runtime=self.runtime,
             cgroup_parent=self.cgroup_parent,
             labels=reaper.labels(),
-            kernel_memory_tcp=bool(info.get("KernelMemoryTCP")),
+            socket_limit=socket_limit,
+            udp=udp,
         )
         uids = self._uids or (REMAPPED_UIDS if remapped else DEFAULT_UIDS)
         return spec.Blueprint(profile), uids, min(max(2, 2 * int(info.get("NCPU") or 1)), 16)

@@ -145,14 +145,14 @@ Argument = tuple[int, int, int]
 Rules = dict[str, list[list[Argument]]]
 
 
-def profile(*, loopback: bool = True) -> str:
+def profile(*, loopback: bool = True, udp: bool = True) -> str:
     """Return the profile as compact JSON text, in the form that Docker takes (`seccomp=<text>`).
 
-    Without `loopback` there is no TCP and no UDP, not even inside the container: see BUFFER_SIZES for what they cost a host.
+    Without `loopback` there is no TCP and no UDP, not even inside the container; without `udp` no UDP. See `spec.accounting`.
     It names no architecture: daemon and runtime then take the host's own and nothing else. The 32-bit and x32 entries, through
     which a filter by number can be walked around, end the program with SIGSYS. Written for x86_64 and aarch64.
     """
-    return _text(loopback)
+    return _text(loopback, loopback and udp)
 
 
 def _int(index: int, value: int) -> Argument:
@@ -188,13 +188,14 @@ def _only(index: int, allowed: set[int]) -> list[list[Argument]]:
 LOCAL = [[_int(0, AF_UNIX)]]
 NOT_PID_1 = _all_but(0, {1}, PID_BITS)
 
+
 # Not raw, ICMP, SCTP, SMC, MPTCP, nor any other family: each is a module more of the kernel to attack.
-LOOPBACK = [
-    [_int(0, family), (1, SOCK_TYPE_MASK, kind), _int(2, protocol)]
-    for family in (AF_INET, AF_INET6)
-    for kind, own in ((SOCK_STREAM, IPPROTO_TCP), (SOCK_DGRAM, IPPROTO_UDP))
-    for protocol in (IPPROTO_DEFAULT, own)
-]
+def _inet(kind: int, protocol: int) -> list[list[Argument]]:
+    families, protocols = (AF_INET, AF_INET6), (IPPROTO_DEFAULT, protocol)
+    return [[_int(0, family), (1, SOCK_TYPE_MASK, kind), _int(2, number)] for family in families for number in protocols]
+
+
+INET_TCP, INET_UDP = _inet(SOCK_STREAM, IPPROTO_TCP), _inet(SOCK_DGRAM, IPPROTO_UDP)
 
 # Calls (one name or several) -> rules, of which one must hold -> arguments, all of which must be as stated.
 CONDITIONS: Rules = {
@@ -264,10 +265,10 @@ def _arguments(rule: list[Argument]) -> list[dict[str, Any]]:
     return [{"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"} for index, mask, value in rule]
 
 
-@functools.lru_cache(maxsize=2)
-def _text(loopback: bool) -> str:
+@functools.lru_cache(maxsize=3)
+def _text(tcp: bool, udp: bool) -> str:
     plain = sorted(f"{FILES} {MEMORY} {PROCESSES} {SIGNALS} {TIME} {TALK}".split())
-    socket = {"socket": LOCAL + LOOPBACK if loopback else LOCAL}
+    socket = {"socket": LOCAL + INET_TCP * tcp + INET_UDP * udp}
     allow: dict[str, Any] = {"action": "SCMP_ACT_ALLOW"}
     calls: list[dict[str, Any]] = [{"names": plain, **allow}]
     for conditions, action in (

@@ -8,6 +8,7 @@ that grows too much is made again, and fails if it does so each time.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dayfly import Piece, Sandbox
+from dayfly import Limits, Piece, Sandbox, seccomp
 from dayfly.spec import is_gvisor
 
 from ..conftest import Engine
@@ -25,6 +26,8 @@ from .harness import CGROUPS, PROGRAMS
 PROGRAM = PROGRAMS / "_kernel_objects.py"
 FACTOR, ALLOWANCE = 1.5, 8_000_000
 TRIES = 4
+UNCHARGED = {"tcp_unaccepted": 10.0}
+"""Kinds that exceed it, with the factor that is promised for them; see "Not promised" in SECURITY.md. `loopback=False` shuts them."""
 COUNTERS = ("SUnreclaim", "PageTables", "KernelStack", "VmallocUsed", "Percpu")
 CHARGES = (
     ("memory.current",),
@@ -67,25 +70,61 @@ def sandbox(image: str, runtime: str) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def measure(sandbox: Sandbox, engine: Engine, kind: str) -> tuple[int, dict[str, int], int]:
+def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] = frozenset()) -> tuple[int, dict[str, int], int]:
     """How many were made, by how much the host's counters grew, and what the container was charged for in that time."""
     while sandbox.stats().warm == 0:
         time.sleep(0.02)
-    (container,) = (row["Id"] for row in engine.containers() if row["Labels"]["dayfly.pid"] == str(os.getpid()))
+    (container,) = ours(engine) - others
     before, charged_before = host(), charged(container)
     with closing(sandbox.stream(PROGRAM.read_text(), args=[kind], timeout_ms=60_000)) as pieces:  # type: ignore[type-var]
-        piece = next(pieces)  # type: ignore[call-overload]
+        piece = next(pieces)
         assert isinstance(piece, Piece) and piece.stream == "stdout", piece
         after = host()
         return int(piece.text.split()[1]), {name: after[name] - before[name] for name in after}, charged(container) - charged_before
 
 
+def ours(engine: Engine) -> frozenset[str]:
+    """The containers of this process."""
+    return frozenset(row["Id"] for row in engine.containers() if row["Labels"].get("dayfly.pid") == str(os.getpid()))
+
+
+def excess(kind: str, grown: dict[str, int], charge: int) -> dict[str, int]:
+    """What grew by more than it may, by so many bytes."""
+    return {name: value for name, value in grown.items() if value > UNCHARGED.get(kind, FACTOR) * charge + ALLOWANCE}
+
+
 @pytest.mark.parametrize("kind", kinds())
 def test_what_the_kernel_holds_is_charged(sandbox: Sandbox, engine: Engine, kind: str) -> None:
+    seen = []
     for _ in range(TRIES):
         count, grown, charge = measure(sandbox, engine, kind)
-        over = {name: grown[name] for name in grown if grown[name] > FACTOR * charge + ALLOWANCE}
-        print(f"{kind} | {count:,} | {charge / 1e6:.1f} | " + " | ".join(f"{value / 1e6:.1f}" for value in grown.values()))
+        row = [kind.replace("_", " "), f"{count:,}", *(f"{value / 1e6:.1f}" for value in (charge, *grown.values()))]
+        print("|", " | ".join(row), "|")  # noqa: T201 - the table that `make attacks-kernel` shows
+        over = excess(kind, grown, charge)
         if not over:
             return
-    pytest.fail(f"{count:,} {kind}: charged {charge:,} bytes, the host has {over} more")
+        seen.append(f"{count:,}: charged {charge:,} bytes, the host has {over} more")
+    pytest.fail(f"{kind}: {seen}")
+
+
+@pytest.mark.parametrize("kind", UNCHARGED)
+def test_without_loopback_there_is_none_of_it(image: str, runtime: str, engine: Engine, kind: str) -> None:
+    others = ours(engine)
+    with Sandbox(1, runtime=runtime, max_containers=1, limits=Limits(loopback=False)) as sandbox:
+        count, _, _ = measure(sandbox, engine, kind, others)
+    assert count == 0
+
+
+def test_the_probe_can_tell(image: str, runtime: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack that this was written for, with its mend taken out of the filter: it is found."""
+    profile = json.loads(seccomp.profile())
+    for call in profile["syscalls"]:
+        if "setxattr" in call["names"]:
+            call["action"] = "SCMP_ACT_ALLOW"
+            del call["errnoRet"]
+    monkeypatch.setattr(seccomp, "profile", lambda **_: json.dumps(profile))
+    others = ours(engine)
+    with Sandbox(1, runtime=runtime, max_containers=1, limits=Limits(tmpfs_inodes=700)) as sandbox:
+        count, grown, charge = measure(sandbox, engine, "inherited_access_lists", others)
+    assert count > 600
+    assert "SUnreclaim" in excess("inherited_access_lists", grown, charge), (count, grown, charge)

@@ -225,7 +225,7 @@ def test_the_limits_hold_inside(profile: spec.Profile) -> None:
     assert {path: size for path, size in found["masked"].items() if size} == {}
 
     # What lies in TCP's buffers may be charged to nobody: they stay small, and a larger one is asked for in vain.
-    assert found["tcp_buffers"] == [["4096", "8192", "32768"], ["4096", "8192", "16384"]]
+    assert found["tcp_buffers"] == [["4096", "8192", "16384"], ["4096", "8192", "8192"]]
     assert found["asked_for_buffer"] == [8_192, 8_192]
     assert found["tcp_queues"] == ["16", "0"]
     # Other memory of the kernel's that is charged to nobody, and what reaches the host's disk.
@@ -250,6 +250,12 @@ def test_without_loopback_there_is_none(profile: spec.Profile) -> None:
     without = msgspec.structs.replace(profile, limits=msgspec.structs.replace(profile.limits, loopback=False))
     found = run("probe_allowed.py", spec.create_body(without, uid=next(UIDS)))
     assert {name for name, error in found.items() if error != "ok"} == {"async_io", "sockets", "servers"}
+    assert "PermissionError" in found["sockets"]
+
+
+def test_without_udp_there_is_tcp(profile: spec.Profile) -> None:
+    found = run("probe_allowed.py", spec.create_body(msgspec.structs.replace(profile, udp=False), uid=next(UIDS)))
+    assert {name for name, error in found.items() if error != "ok"} == {"sockets"}
     assert "PermissionError" in found["sockets"]
 
 

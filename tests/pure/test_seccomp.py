@@ -153,6 +153,13 @@ def test_without_loopback_sockets_are_local_and_the_rest_is_the_same() -> None:
     ]
 
 
+def test_without_udp_there_is_tcp() -> None:
+    closed = json.loads(seccomp.profile(udp=False))
+    assert {decide("socket", family, 1, 0, profile=closed) for family in (2, 10)} == {None}
+    assert {decide("socket", family, 2, protocol, profile=closed) for family in (2, 10) for protocol in (0, 17)} == {EPERM}
+    assert seccomp.profile(loopback=False, udp=True) is seccomp.profile(loopback=False)
+
+
 @pytest.mark.parametrize("protocol", [1, 58, 132, 256, 262])
 def test_no_icmp_sctp_smc_mptcp(protocol: int) -> None:
     assert {decide("socket", family, kind, protocol) for family in (2, 10) for kind in range(11)} == {EPERM}

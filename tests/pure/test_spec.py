@@ -76,9 +76,34 @@ def test_every_limit_reaches_the_body() -> None:
 
 
 def test_sockets_are_limited_where_the_engine_can() -> None:
-    profile = spec.Profile(image_id=IMAGE, memory_bytes=80_000_000, kernel_memory_tcp=True)
+    profile = spec.Profile(image_id=IMAGE, memory_bytes=80_000_000, socket_limit=True)
     assert spec.create_body(profile, uid=UID)["HostConfig"]["KernelMemoryTCP"] == 10_000_000
     assert "KernelMemoryTCP" not in spec.create_body(PROFILE, uid=UID)["HostConfig"]
+
+
+V1 = {"CgroupVersion": "1", "KernelMemoryTCP": True, "DefaultRuntime": "runc"}
+ACCOUNTING = [
+    (V1, None, (False, False)),
+    (V1, "runc", (False, False)),
+    (V1, "crun", (True, True)),
+    (V1, "runsc", (False, True)),
+    ({**V1, "DefaultRuntime": "crun"}, None, (True, True)),
+    ({**V1, "KernelMemoryTCP": False}, "crun", (False, False)),
+    ({"KernelMemoryTCP": True, "DefaultRuntime": "runc"}, None, (False, False)),
+    ({**V1, "CgroupVersion": "2", "KernelMemoryTCP": False}, "runc", (False, True)),
+    ({**V1, "CgroupVersion": "2"}, "crun", (False, True)),
+    ({}, None, (False, False)),
+]
+
+
+@pytest.mark.parametrize(("info", "runtime", "expected"), ACCOUNTING)
+def test_udp_where_its_memory_is_charged(info: dict[str, Any], runtime: str | None, expected: tuple[bool, bool]) -> None:
+    assert spec.accounting(info, runtime) == expected
+
+
+def test_the_filter_is_the_one_without_udp() -> None:
+    body = spec.create_body(spec.Profile(image_id=IMAGE, udp=False), uid=UID)
+    assert f"seccomp={seccomp.profile(udp=False)}" in body["HostConfig"]["SecurityOpt"]
 
 
 def test_gvisor_gets_room_for_its_own_threads() -> None:
