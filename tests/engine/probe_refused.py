@@ -143,7 +143,7 @@ def main():  # noqa: C901, PLR0912 - a list of attempts
         for high in (0, HIGH):
             found[f"ioctl {high | request:#x} of a socket"] = call("ioctl", near.fileno(), high | request, id(found))
     file = os.open("/etc/hostname", os.O_RDONLY)
-    for request in (0x8008662C, 0x80111500, 0x80811501, 0x81009431, 0xC020660B, 0x80086601):
+    for request in (0x8008662C, 0x80111500, 0x80811501, 0xC020660B, 0x80086601):
         found[f"ioctl {request:#x} of a file"] = call("ioctl", file, request, id(found))
     found["fcntl F_SETLEASE"] = call("fcntl", file, 1024, 0)
     for level, option in ((1, 26), (1, 50), (1, 51), (1, 60), (0, 35), (0, 64), (6, 13), (6, 14), (6, 31), (17, 100), (41, 20), (282, 1)):

@@ -55,7 +55,7 @@ def test_no_foreign_architecture_is_let_in() -> None:
 def test_it_is_compact_text_made_once() -> None:
     assert seccomp.profile() is seccomp.profile()
     assert " " not in seccomp.profile()
-    assert len(seccomp.profile()) < 40_000
+    assert len(seccomp.profile()) < 28_000  # each rule costs every start of a container
 
 
 def test_no_call_is_both_let_through_and_answered() -> None:
@@ -92,10 +92,11 @@ def test_every_comparison_is_a_mask_and_can_hold() -> None:
             assert argument["value"] & argument["valueTwo"] == argument["valueTwo"]
 
 
-SIGNALLING = ["kill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tgkill", "tkill"]
+SIGNALLING = ["kill", "tgkill", "tkill"]
+QUEUEING = ["rt_sigqueueinfo", "rt_tgsigqueueinfo"]
 
 
-@pytest.mark.parametrize("name", SIGNALLING)
+@pytest.mark.parametrize("name", SIGNALLING + QUEUEING)
 @given(upper=UPPER_HALVES)
 def test_pid_1_gets_no_signal_however_its_number_is_written(name: str, upper: int) -> None:
     assert decide(name, upper << 32 | 1, 0) == EPERM
@@ -107,26 +108,27 @@ def test_every_other_process_does(name: str, pid: int, upper: int) -> None:
     assert decide(name, upper << 32 | pid & 0xFFFF_FFFF, 0) is None
 
 
-LIMITING = ["prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"]
-PIDS = st.integers(0, 2**22 - 1).filter(lambda pid: pid != 1)
+OWN = {0, *range(2, 1_024)}
+PIDS = st.one_of(st.integers(0, 1_100), st.integers(0, 2**32 - 1))
 
 
-@pytest.mark.parametrize("name", LIMITING)
+@pytest.mark.parametrize("name", ["prlimit64", "sched_setaffinity", *QUEUEING])
 @given(pid=PIDS, upper=UPPER_HALVES)
-def test_limits_of_any_process_but_pid_1(name: str, pid: int, upper: int) -> None:
+def test_limits_of_ones_own_processes(name: str, pid: int, upper: int) -> None:
     assert decide(name, upper << 32 | 1) == EPERM
-    assert decide(name, upper << 32 | pid) is None
+    assert decide(name, upper << 32 | pid) == (None if pid in OWN else EPERM)
 
 
-@given(which=st.integers(1, 4), pid=PIDS, upper=UPPER_HALVES)
-def test_priority_of_any_process_but_pid_1(which: int, pid: int, upper: int) -> None:
-    assert decide("setpriority", upper << 32, pid) is None
-    assert decide("setpriority", upper << 32, upper << 32 | 1) == EPERM
-    assert decide("setpriority", upper << 32 | which, pid) == EPERM
+@pytest.mark.parametrize("name", ["sched_setattr", "sched_setparam", "sched_setscheduler"])
+@given(pid=st.integers(1, 2**32 - 1), upper=UPPER_HALVES)
+def test_scheduling_is_ones_own(name: str, pid: int, upper: int) -> None:
+    assert decide(name, upper << 32 | pid) == EPERM
+    assert decide(name, 0) is None
 
 
 @given(which=st.integers(0, 4), who=st.integers(0, 2**32 - 1), upper=UPPER_HALVES)
-def test_io_priority_is_ones_own(which: int, who: int, upper: int) -> None:
+def test_priority_is_ones_own(which: int, who: int, upper: int) -> None:
+    assert decide("setpriority", upper << 32 | which, who) == (None if (which, who) == (0, 0) else EPERM)
     assert decide("ioprio_set", upper << 32 | which, who) == (None if (which, who) == (1, 0) else EPERM)
 
 
@@ -185,7 +187,6 @@ REFUSED_IOCTLS = {
     "EXT4_IOC_GETFSUUID": 0x8008662C,
     "FS_IOC_GETFSUUID": 0x80111500,
     "FS_IOC_GETFSSYSFSPATH": 0x80811501,
-    "FS_IOC_GETFSLABEL": 0x81009431,
     "FS_IOC_FIEMAP": 0xC020660B,
     "FS_IOC_GETFLAGS": 0x80086601,
     "TIOCSTI": 0x5412,
@@ -336,11 +337,6 @@ def test_no_out_of_band_data(name: str, index: int, flags: int) -> None:
     arguments = [3, 0, 0, 0, 0, 0]
     arguments[index] = flags
     assert decide(name, *arguments) == (errno.EOPNOTSUPP if flags & 1 else None)
-
-
-@given(advice=st.integers(0, 127), upper=UPPER_HALVES)
-def test_no_page_is_shared_with_other_containers(advice: int, upper: int) -> None:
-    assert decide("madvise", 0, 4096, upper << 32 | advice) == (errno.EINVAL if advice == 12 else None)
 
 
 def test_files_are_sent_by_copying() -> None:

@@ -1,9 +1,8 @@
 # covers = ["K9", "K14"]
 # outcomes = ["ok"]
 # gvisor = { outcomes = ["ok", "error"] }
-"""Rare parts of the kernel: pages of files put into pipes, out-of-band data, protocols by name, segments, other processes' pages."""
+"""Rare parts of the kernel: pages of files put into pipes, out-of-band data, protocols by name."""
 
-import mmap
 import os
 import shutil
 import socket
@@ -29,5 +28,3 @@ tcp = socket.socket()
 for level, option, value in ((6, 31, b"tls"), (6, 31, b"mptcp"), (6, 13, b"bbr"), (6, 14, bytes(216)), (1, 60, 1), (17, 100, 2), (282, 1, bytes(40))):
     refused(lambda level=level, option=option, value=value: tcp.setsockopt(level, option, value), "EPERM")
 tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-area = mmap.mmap(-1, 8_192)
-refused(lambda: area.madvise(12), "EINVAL")

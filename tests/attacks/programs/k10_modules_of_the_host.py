@@ -17,7 +17,7 @@ for family in (socket.AF_UNIX, socket.AF_INET):
             assert fcntl.ioctl(one, 0x8913, b"lo".ljust(40, b"\0"))[:2] == b"lo"  # its own interface it may see
 for path in ("/etc/hostname", "/usr/bin/python3", "/tmp"):
     file = os.open(path, os.O_RDONLY)
-    for request in (0x8008662C, 0x80111500, 0x80811501, 0x81009431, 0xC020660B, 0xC0206610, 0x80086601):
+    for request in (0x8008662C, 0x80111500, 0x80811501, 0xC020660B, 0xC0206610, 0x80086601):
         refused(lambda file=file, request=request: fcntl.ioctl(file, request, bytearray(256), True), "EPERM")
 for path in ("/proc/locks", "/proc/key-users", "/proc/iomem", "/proc/ioports", "/proc/diskstats"):
     if os.path.exists(path):
