@@ -25,7 +25,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tmpfs_bytes: int = 16_000_000
     """Size of `/tmp`, and again of the working directory."""
     tmpfs_inodes: int = 4_096
-    """Files and directories in each of the two."""
+    """Files and directories in each of the two, and in `/dev/shm`."""
     shm_bytes: int = 8_000_000
     """Size of `/dev/shm`."""
     open_files: int = 256
