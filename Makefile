@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 BUILD = $(BIN)/dayfly image build
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak fuzz conformance conformance-matrix conformance-vm bench
+.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm bench
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -36,6 +36,10 @@ test: setup
 soak: setup
 	$(say) "soak: $(or $(RUNS),500) runs"
 	@$(BIN)/python -m tests.soak --runs $(or $(RUNS),500) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(REPORT),--report $(REPORT))
+
+# What a program can make the kernel hold, against what its container is charged: the table in SECURITY.md.
+attacks-kernel: setup
+	@$(BIN)/pytest tests/attacks/test_kernel_memory.py -q -s --durations=0 --durations-min=60
 
 fuzz: $(VENV)/installed
 	@DAYFLY_TEST_EXAMPLES=search $(BIN)/pytest tests/pure tests/runner/test_codec.py

@@ -25,7 +25,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tmpfs_bytes: int = 16_000_000
     """Size of `/tmp`, and again of the working directory."""
     tmpfs_inodes: int = 4_096
-    """Files and directories in each of the two."""
+    """Files and directories in each of the two, and in `/dev/shm`."""
     shm_bytes: int = 8_000_000
     """Size of `/dev/shm`."""
     open_files: int = 256
@@ -33,8 +33,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     file_size_bytes: int = 16_000_000
     """Largest file that may be written (RLIMIT_FSIZE)."""
     loopback: bool = True
-    """TCP and UDP inside the container. Without it only Unix sockets are left: on cgroup v1, and before `accept` on v2 too, what lies in
-    the buffers of a loopback connection is the host's memory and counts against no container."""
+    """TCP inside the container; UDP too, where its memory is charged to the container: on cgroup v2, with crun, under gVisor.
+    Without it only Unix sockets are left: what waits for `accept` is the host's memory and counts against no container."""
     stdout_bytes: int = 1_000_000
     """Output kept of stdout; what is over is counted, dropped and flagged."""
     stderr_bytes: int = 1_000_000

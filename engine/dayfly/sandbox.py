@@ -295,6 +295,7 @@ class AsyncSandbox:
         options = requirements.security_options(info)
         remapped = not options.keys().isdisjoint({"rootless", "userns"})
         await orphans.reap(engine)
+        socket_limit, udp = spec.accounting(info, self.runtime)
         profile = spec.Profile(
             image_id=image["Id"],
             memory_bytes=self.memory_bytes,
@@ -302,6 +303,8 @@ class AsyncSandbox:
             runtime=self.runtime,
             cgroup_parent=self.cgroup_parent,
             labels=orphans.labels(),
+            socket_limit=socket_limit,
+            udp=udp,
         )
         uids = self._uids or (REMAPPED_UIDS if remapped else DEFAULT_UIDS)
         return spec.Blueprint(profile), uids, min(max(2, 2 * int(info.get("NCPU") or 1)), 16)

@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dayfly import ContainerLost, Sandbox
+from dayfly import ContainerLost, Outcome, Sandbox
 
 from ..conftest import Engine
 
@@ -31,9 +32,12 @@ def beside(sandbox: Sandbox, first: str, second: str) -> str:
 
 
 LOCK = """
-import errno, fcntl, os, time
-for path in filter(os.path.exists, {paths}):
-    file = os.open(path, os.O_RDONLY)
+import ctypes, errno, fcntl, os, select, time
+libc = ctypes.CDLL(None)
+anonymous = dict(eventfd=libc.eventfd(0, 0), epoll=select.epoll(), timerfd=libc.timerfd_create(1, 0), inotify=libc.inotify_init1(0),
+    signalfd=libc.signalfd(-1, bytes(128), 0), pidfd=os.pidfd_open(os.getpid()), memfd=os.memfd_create("x"), pipe=os.pipe()[0])
+files = [(path, os.open(path, os.O_RDONLY)) for path in filter(os.path.exists, {paths})] + list(anonymous.items())
+for path, file in files:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -45,8 +49,9 @@ for path in filter(os.path.exists, {paths}):
 IN_THE_IMAGE = ["/", "/usr", "/usr/bin/python3", "/etc/passwd", "/etc/hosts", "/etc/resolv.conf", "/bin/sh"]
 OF_THE_KERNEL = ["/dev/null", "/dev/urandom", "/dev/mqueue", "/dev/pts", "/sys", "/proc/version", "/sys/fs/cgroup"]
 NAMESPACES = [f"/proc/self/ns/{name}" for name in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")]
-RESIDUAL = {"/proc/self/ns/time", "/proc/self/ns/user"}
-"""The two namespaces that containers share with the host: a lock on the files that stand for them is seen by all. See SECURITY.md."""
+RESIDUAL = {"/proc/self/ns/time", "/proc/self/ns/user", "eventfd", "epoll", "timerfd", "inotify", "signalfd"}
+"""The two namespaces that containers share with the host, and the one inode of all descriptors without a file: an exclusive lock on
+them is seen by all. See SECURITY.md."""
 
 
 def test_a_lock_on_a_shared_file_is_not_seen_by_another(sandbox: Sandbox) -> None:
@@ -54,6 +59,26 @@ def test_a_lock_on_a_shared_file_is_not_seen_by_another(sandbox: Sandbox) -> Non
     code = LOCK.format(paths=paths)
     seen = beside(sandbox, code + "\nprint('locked', flush=True); time.sleep(60)", code)
     assert set(seen.split()) <= RESIDUAL
+
+
+def flushes() -> int:
+    """Flushes of all disks of this machine since it was started."""
+    return sum(int(line.split()[18]) for line in Path("/proc/diskstats").read_text().splitlines() if len(line.split()) > 18)
+
+
+def test_nothing_is_flushed_to_the_disk(sandbox: Sandbox) -> None:
+    code = """
+import os
+files = [os.open(path, os.O_RDONLY) for path in ("/etc/hostname", "/", "/usr", "/usr/bin/python3")]
+for _ in range(5_000):
+    for file in files:
+        os.fsync(file)
+        os.fdatasync(file)
+os.sync()
+"""
+    before = flushes()
+    assert sandbox.run(code, timeout_ms=20_000).outcome is Outcome.OK
+    assert flushes() - before < 2_000  # of 40,000; others on this machine write too
 
 
 def test_a_server_is_reached_by_nobody_else(sandbox: Sandbox) -> None:

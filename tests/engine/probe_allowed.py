@@ -1,6 +1,6 @@
 """Runs inside a container: uses what a program may expect of Python, and prints name -> "ok" or the error. Python >= 3.8."""
 # About system calls, on whatever Python the container has: no pathlib, no types.
-# ruff: noqa: PTH101, PTH104, PTH116, PTH118, PTH123, PTH211
+# ruff: noqa: PTH101, PTH104, PTH108, PTH116, PTH118, PTH123, PTH211
 # mypy: ignore-errors
 
 import asyncio
@@ -181,8 +181,6 @@ def files():
         os.chmod(path, 0o600)
         os.utime(path)
         os.posix_fallocate(os.open(path, os.O_RDWR), 0, 100)
-        with open(path, "rb") as source, open(path + "5", "wb") as target:
-            os.sendfile(target.fileno(), source.fileno(), 0, 100)
         assert os.stat(path).st_size == 100
         assert os.statvfs(directory).f_bsize
 
@@ -203,11 +201,132 @@ def native_code():
     assert ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(square)(5) == 25  # libffi closures map memory executable
 
 
-def terminal():
-    leader, follower = os.openpty()
-    assert os.isatty(follower)
-    os.get_terminal_size(follower)
-    os.set_blocking(leader, False)
+def copies():
+    """What uses sendfile, attributes and flushes where it can, and does without."""
+    import pathlib
+    import shutil
+
+    with tempfile.TemporaryDirectory() as directory:
+        source = os.path.join(directory, "source")
+        with open(source, "wb") as file:
+            file.write(bytes(range(256)) * 4000)
+            file.flush()
+            os.fsync(file.fileno())
+        for copy in (shutil.copyfile, shutil.copy, shutil.copy2):
+            target = os.path.join(directory, copy.__name__)
+            copy(source, target)
+            with open(source, "rb") as one, open(target, "rb") as other:
+                assert one.read() == other.read()
+        shutil.copytree(directory, directory + "2")
+        shutil.rmtree(directory + "2")
+        shutil.move(source, target + "3")
+        path = pathlib.Path(directory, "copy")
+        assert path.read_bytes() == pathlib.Path(target + "3").read_bytes()
+        if hasattr(path, "copy"):  # 3.14
+            assert path.copy(pathlib.Path(directory, "again")).read_bytes() == path.read_bytes()
+        left, right = socket.socketpair()
+
+        def sending():
+            with open(path, "rb") as file:
+                left.sendfile(file)
+            left.close()
+
+        sender = threading.Thread(target=sending)
+        sender.start()
+        got = b"".join(iter(lambda: right.recv(65536), b""))
+        sender.join()
+        assert got == path.read_bytes()
+
+        async def send():
+            loop = asyncio.get_running_loop()
+            near, far = socket.socketpair()
+            near.setblocking(False)
+            with open(path, "rb") as file:  # noqa: ASYNC230 - a small file
+                count = await loop.sock_sendfile(near, file, 0, 4096)
+            assert count == 4096 == len(far.recv(8192))
+            near.close()
+            far.close()
+
+        asyncio.run(send())
+
+
+def locks():
+    import fcntl
+
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as other:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path = tempfile.mkstemp()[1]
+    with open(path) as one, open(path) as two:  # sandbox.send needs these to exclude each other
+        fcntl.flock(one, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            raise AssertionError("an exclusive lock excludes nobody")
+        fcntl.flock(one, fcntl.LOCK_UN)
+        fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.unlink(path)
+
+
+def servers():
+    """Servers on the loopback, of the usual kinds, with several clients at once."""
+    import http.server
+    import multiprocessing.connection
+    import socketserver
+    import urllib.request
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 300_000)
+
+        def log_message(self, *arguments):
+            pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert {len(body) for body in pool.map(lambda _: urllib.request.urlopen(url).read(), range(24))} == {300_000}
+        server.shutdown()
+    with multiprocessing.connection.Listener(("127.0.0.1", 0), authkey=b"x") as listener:
+        peer = threading.Thread(target=lambda: listener.accept().send("hello"))
+        peer.start()
+        with multiprocessing.connection.Client(listener.address, authkey=b"x") as client:
+            assert client.recv() == "hello"
+        peer.join()
+
+    async def many():
+        server = await asyncio.start_server(lambda _, writer: (writer.write(b"y"), writer.close()), "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()[:2]
+
+        async def one():
+            reader, writer = await asyncio.open_connection(*address)
+            data = await reader.read()
+            writer.close()
+            return data
+
+        begun = time.monotonic()
+        assert set(await asyncio.gather(*(one() for _ in range(16)))) == {b"y"}
+        assert time.monotonic() - begun < 0.9, "a connection was refused at first"
+        server.close()
+
+    asyncio.run(many())
+
+
+def other_processes():
+    """Limits and processors of a child, and of oneself by one's own number."""
+    child = subprocess.Popen(["sleep", "30"])
+    for pid in (os.getpid(), child.pid):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        os.sched_setaffinity(pid, os.sched_getaffinity(pid))
+    child.kill()
+    child.wait()
 
 
 def traces():
@@ -223,7 +342,7 @@ def main():
     found = {}
     checks = [
         threads, thread_pool, process_pool, shared_memory, run_process, posix_spawn, async_io, database, tls, sockets, signals,
-        own_limits, files, descriptors, native_code, terminal, traces,
+        own_limits, files, descriptors, native_code, traces, copies, locks, servers, other_processes,
     ]  # fmt: skip
     named = {check.__name__: check for check in checks}
     for method in multiprocessing.get_all_start_methods():

@@ -77,6 +77,15 @@ def buffer_size():
         return [before, one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)]
 
 
+def set_attribute(path):
+    return attempt(lambda: os.setxattr(path, "user.x", b"x"))
+
+
+def send_file():
+    with open("/etc/passwd", "rb") as file:
+        os.sendfile(os.pipe()[1], file.fileno(), 0, 100)
+
+
 def main():
     cgroup = "/sys/fs/cgroup"
     names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -102,6 +111,13 @@ def main():
         "routes": (read("/proc/net/route") or "").splitlines()[1:],
         "tcp_buffers": [read("/proc/sys/net/ipv4/tcp_rmem").split(), read("/proc/sys/net/ipv4/tcp_wmem").split()],
         "asked_for_buffer": buffer_size(),
+        "tcp_queues": [read("/proc/sys/net/core/somaxconn"), read("/proc/sys/net/ipv4/tcp_max_tw_buckets")],
+        "answers": {
+            **{f"attribute of {path}": set_attribute(path) for path in ("/sandbox", "/tmp", "/dev/shm")},
+            "attribute of a memfd": set_attribute(os.memfd_create("x")),
+            "openpty": attempt(os.openpty),
+            "sendfile": attempt(send_file),
+        },
         "hostname": socket.gethostname(),
         "cgroup_paths": sorted({line.split(":", 2)[2] for line in read("/proc/self/cgroup").splitlines()}),
         "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
@@ -117,7 +133,7 @@ def main():
         "mknod": attempt(lambda: os.mknod("/tmp/device", 0o020666, os.makedev(1, 3))),
         "setuid": attempt(lambda: os.setuid(0)),
         "execute": {path: script(path + "/script") for path in ("/sandbox", "/tmp", "/dev/shm")},
-        "too_many_files": {path: fill(path, 100, 0) for path in ("/sandbox", "/tmp")},
+        "too_many_files": {path: fill(path, 100, 0) for path in ("/sandbox", "/tmp", "/dev/shm")},
         "too_many_bytes": {path: fill(path, 10, 200_000) for path in ("/sandbox", "/tmp", "/dev/shm")},
         "connect": {
             address: attempt(lambda address=address: socket.create_connection((address, 80), 2))

@@ -13,6 +13,7 @@ import mmap
 import os
 import platform
 import signal
+import socket
 import sys
 
 X86 = platform.machine() == "x86_64"
@@ -41,13 +42,14 @@ NUMBERS = {
     "setdomainname": (171, 162), "sethostname": (170, 161), "setns": (308, 268), "settimeofday": (164, 170), "splice": (275, 76),
     "statmount": (457, 457), "swapoff": (168, 225), "swapon": (167, 224), "sysfs": (139, None),
     "syslog": (103, 116), "tee": (276, 77), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282), "uselib": (134, None),
-    "ustat": (136, None), "vhangup": (153, 58), "vmsplice": (278, 75),
+    "file_setattr": (469, 469), "seccomp": (317, 277), "ustat": (136, None), "vhangup": (153, 58), "vmsplice": (278, 75),
 }  # fmt: skip
 NEEDED = {
     "clone": (56, 220), "ioctl": (16, 29), "ioprio_set": (251, 30), "kill": (62, 129), "memfd_create": (319, 279), "mmap": (9, 222),
     "personality": (135, 92), "prlimit64": (302, 261),
     "pidfd_open": (434, 434), "prctl": (157, 167), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "sched_setaffinity": (203, 122),
+    "setsockopt": (54, 208), "fcntl": (72, 25),
     "sched_setattr": (314, 274), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "setpriority": (141, 140),
     "socket": (41, 198), "socketpair": (53, 199), "tgkill": (234, 131), "tkill": (200, 130),
 }  # fmt: skip
@@ -136,8 +138,19 @@ def main():  # noqa: C901, PLR0912 - a list of attempts
         found["clone " + flag] = call("clone", value | signal.SIGCHLD, 0, 0, 0, 0)
         found[f"clone {flag} + 2**32"] = call("clone", HIGH | value | signal.SIGCHLD, 0, 0, 0, 0)
     # Terminals, personalities, the other entries into the kernel
-    for request in (0x5412, 0x541C, HIGH | 0x5412, HIGH | 0x541C):
-        found[f"ioctl {request:#x}"] = call("ioctl", 0, request, 0)
+    near, _far = socket.socketpair()
+    for request in (0x5412, 0x541C, 0x8940, 0x8941, 0x8946, 0x8982, 0x8983, 0x89A0, 0x89A1, 0x89F0, 0x8B01):
+        for high in (0, HIGH):
+            found[f"ioctl {high | request:#x} of a socket"] = call("ioctl", near.fileno(), high | request, id(found))
+    file = os.open("/etc/hostname", os.O_RDONLY)
+    for request in (0x8008662C, 0x80111500, 0x80811501, 0xC020660B, 0x80086601):
+        found[f"ioctl {request:#x} of a file"] = call("ioctl", file, request, id(found))
+    found["fcntl F_SETLEASE"] = call("fcntl", file, 1024, 0)
+    for level, option in ((1, 26), (1, 50), (1, 51), (1, 60), (0, 35), (0, 64), (6, 13), (6, 14), (6, 31), (17, 100), (41, 20), (282, 1)):
+        for high in (0, HIGH):
+            found[f"setsockopt {level} {option} + {high:#x}"] = call("setsockopt", near.fileno(), high | level, high | option, id(found), 4)
+    for high in (0, HIGH):
+        found[f"prctl PR_SET_SECCOMP + {high:#x}"] = call("prctl", high | 22, 2, id(found), 0, 0)
     for persona in (8, 0x40000, 0x400000, HIGH | 0x40000):
         found[f"personality {persona:#x}"] = call("personality", persona)
     # Huge pages, core scheduling

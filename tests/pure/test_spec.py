@@ -69,8 +69,41 @@ def test_every_limit_reaches_the_body() -> None:
     assert host["CgroupParent"] == "box.slice"
     assert {"Name": "nofile", "Soft": 3_032, "Hard": 3_032} in host["Ulimits"]
     assert {"Name": "fsize", "Soft": 1_000_003, "Hard": 1_000_003} in host["Ulimits"]
-    for options in host["Tmpfs"].values():
-        assert {"size=1000001", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
+    assert host["Tmpfs"].keys() == {"/sandbox", "/tmp", "/dev/shm"}
+    for path, options in host["Tmpfs"].items():
+        size = 1_000_002 if path == "/dev/shm" else 1_000_001
+        assert {f"size={size}", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
+
+
+def test_sockets_are_limited_where_the_engine_can() -> None:
+    profile = spec.Profile(image_id=IMAGE, memory_bytes=80_000_000, socket_limit=True)
+    assert spec.create_body(profile, uid=UID)["HostConfig"]["KernelMemoryTCP"] == 10_000_000
+    assert "KernelMemoryTCP" not in spec.create_body(PROFILE, uid=UID)["HostConfig"]
+
+
+V1 = {"CgroupVersion": "1", "KernelMemoryTCP": True, "DefaultRuntime": "runc"}
+ACCOUNTING = [
+    (V1, None, (False, False)),
+    (V1, "runc", (False, False)),
+    (V1, "crun", (True, True)),
+    (V1, "runsc", (False, True)),
+    ({**V1, "DefaultRuntime": "crun"}, None, (True, True)),
+    ({**V1, "KernelMemoryTCP": False}, "crun", (False, False)),
+    ({"KernelMemoryTCP": True, "DefaultRuntime": "runc"}, None, (False, False)),
+    ({**V1, "CgroupVersion": "2", "KernelMemoryTCP": False}, "runc", (False, True)),
+    ({**V1, "CgroupVersion": "2"}, "crun", (False, True)),
+    ({}, None, (False, False)),
+]
+
+
+@pytest.mark.parametrize(("info", "runtime", "expected"), ACCOUNTING)
+def test_udp_where_its_memory_is_charged(info: dict[str, Any], runtime: str | None, expected: tuple[bool, bool]) -> None:
+    assert spec.accounting(info, runtime) == expected
+
+
+def test_the_filter_is_the_one_without_udp() -> None:
+    body = spec.create_body(spec.Profile(image_id=IMAGE, udp=False), uid=UID)
+    assert f"seccomp={seccomp.profile(udp=False)}" in body["HostConfig"]["SecurityOpt"]
 
 
 def test_gvisor_gets_room_for_its_own_threads() -> None:

@@ -1,6 +1,7 @@
-# outcomes = ["signal"]
-# signal = 31
-"""Filter one's own system calls, to death: the runner is not under the program's filter, and no kill of ours is claimed."""
+# covers = ["K6"]
+# outcomes = ["ok"]
+# gvisor = { outcomes = ["signal"], signal = 31 }
+"""Filter one's own system calls, to death: no filter of the program's is taken."""
 
 import ctypes
 import os

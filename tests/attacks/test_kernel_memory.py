@@ -1,0 +1,137 @@
+"""What a program can make the kernel hold is charged to its container: each kind of object, up to its limit.
+
+`programs/_kernel_objects.py` makes the objects in a container and holds them. Meanwhile this looks at the host's own counters: none
+may have grown by more than 1.5 times what the container was charged, and 8 MB. The host does other things at the same time, so a kind
+that grows too much is made again, and fails if it does so each time.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dayfly import Limits, Piece, Sandbox, seccomp
+from dayfly.spec import is_gvisor
+
+from ..conftest import Engine
+from .harness import CGROUPS, PROGRAMS
+
+PROGRAM = PROGRAMS / "_kernel_objects.py"
+FACTOR, ALLOWANCE = 1.5, 8_000_000
+TRIES = 4
+UNCHARGED = {"tcp_unaccepted": 10.0}
+"""Kinds that exceed it, with the factor that is promised for them; see "Not promised" in SECURITY.md. `loopback=False` shuts them."""
+COUNTERS = ("SUnreclaim", "PageTables", "KernelStack", "VmallocUsed", "Percpu")
+CHARGES = (
+    ("memory.current",),
+    ("memory.usage_in_bytes", "memory.kmem.tcp.usage_in_bytes"),  # of version 1, which counts the latter beside the former
+)
+
+
+def kinds() -> list[str]:
+    """The functions of the program that are marked as a kind."""
+    functions = [node for node in ast.parse(PROGRAM.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return [function.name for function in functions if function.decorator_list]
+
+
+def host() -> dict[str, int]:
+    """Bytes of the host's that cannot be reclaimed, by what holds them, and all that is gone."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    meminfo = {name[:-1]: int(value) * 1024 for name, value, *_ in lines}
+    found = {name: meminfo[name] for name in COUNTERS}
+    sockets = [line.split() for line in Path("/proc/net/sockstat").read_text().splitlines()]
+    pages = sum(int(words[words.index("mem") + 1]) for words in sockets if "mem" in words)
+    found["sockets"] = pages * os.sysconf("SC_PAGESIZE")
+    return {**found, "all": meminfo["MemTotal"] - meminfo["MemAvailable"]}
+
+
+def charged(container: str) -> int:
+    """Bytes that the container is charged for."""
+    for shape in CGROUPS:
+        for folder in Path("/sys/fs/cgroup").glob(shape.format(container)):
+            for names in CHARGES:
+                if (folder / names[0]).exists():
+                    return sum(int((folder / name).read_text()) for name in names)
+    raise AssertionError(f"no cgroup of memory for {container}")
+
+
+@pytest.fixture(scope="module")
+def sandbox(image: str, runtime: str) -> Iterator[Sandbox]:
+    if is_gvisor(runtime):
+        pytest.skip("the program's objects are those of gVisor's kernel, all of them in the container's memory")
+    with Sandbox(1, runtime=runtime, max_containers=1) as sandbox:
+        yield sandbox
+
+
+def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] = frozenset()) -> tuple[int, dict[str, int], int]:
+    """How many were made, by how much the host's counters grew, and what the container was charged for in that time."""
+    while sandbox.stats().warm == 0:
+        time.sleep(0.02)
+    (container,) = ours(engine) - others
+    before, charged_before = host(), charged(container)
+    with closing(sandbox.stream(PROGRAM.read_text(), args=[kind], timeout_ms=60_000)) as pieces:  # type: ignore[type-var]
+        piece = next(pieces)
+        assert isinstance(piece, Piece) and piece.stream == "stdout", piece
+        after = host()
+        return int(piece.text.split()[1]), {name: after[name] - before[name] for name in after}, charged(container) - charged_before
+
+
+def ours(engine: Engine) -> frozenset[str]:
+    """The containers of this process."""
+    return frozenset(row["Id"] for row in engine.containers() if row["Labels"].get("dayfly.pid") == str(os.getpid()))
+
+
+def idle(sandbox: Sandbox, engine: Engine) -> frozenset[str]:
+    """The containers of this process, when the sandbox has its one container and makes no other."""
+    while sandbox.stats().warm == 0 or len(found := ours(engine)) != 1:
+        time.sleep(0.02)
+    return found
+
+
+def excess(kind: str, grown: dict[str, int], charge: int) -> dict[str, int]:
+    """What grew by more than it may, by so many bytes."""
+    return {name: value for name, value in grown.items() if value > UNCHARGED.get(kind, FACTOR) * charge + ALLOWANCE}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_what_the_kernel_holds_is_charged(sandbox: Sandbox, engine: Engine, kind: str) -> None:
+    seen = []
+    for _ in range(TRIES):
+        count, grown, charge = measure(sandbox, engine, kind)
+        row = [kind.replace("_", " "), f"{count:,}", *(f"{value / 1e6:.1f}" for value in (charge, *grown.values()))]
+        print("|", " | ".join(row), "|")  # noqa: T201 - the table that `make attacks-kernel` shows
+        over = excess(kind, grown, charge)
+        if not over:
+            return
+        seen.append(f"{count:,}: charged {charge:,} bytes, the host has {over} more")
+    pytest.fail(f"{kind}: {seen}")
+
+
+@pytest.mark.parametrize("kind", UNCHARGED)
+def test_without_loopback_there_is_none_of_it(sandbox: Sandbox, runtime: str, engine: Engine, kind: str) -> None:
+    others = idle(sandbox, engine)
+    with Sandbox(1, runtime=runtime, max_containers=1, limits=Limits(loopback=False)) as closed:
+        count, _, _ = measure(closed, engine, kind, others)
+    assert count == 0
+
+
+def test_the_probe_can_tell(sandbox: Sandbox, runtime: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack that this was written for, with its mend taken out of the filter: it is found."""
+    profile = json.loads(seccomp.profile())
+    for call in profile["syscalls"]:
+        if "setxattr" in call["names"]:
+            call["action"] = "SCMP_ACT_ALLOW"
+            del call["errnoRet"]
+    monkeypatch.setattr(seccomp, "profile", lambda **_: json.dumps(profile))
+    others = idle(sandbox, engine)
+    with Sandbox(1, runtime=runtime, max_containers=1, limits=Limits(tmpfs_inodes=700)) as open_one:
+        count, grown, charge = measure(open_one, engine, "inherited_access_lists", others)
+    assert count > 600
+    assert "SUnreclaim" in excess("inherited_access_lists", grown, charge), (count, grown, charge)
