@@ -121,8 +121,9 @@ class Pool(Generic[W]):
         Raises PoolClosed, PoolFull or PoolTimeout if none becomes available. The worker may die at any
         time; callers must handle that.
         """
+        asked_at = self._clock()
         try:
-            ticket = self._ledger.ask(self._clock())
+            ticket = self._ledger.ask(asked_at)
         except PoolClosed as error:
             raise error from self.closed_by
         self._waiters[ticket] = waiter = _Waiter[W]()
@@ -138,6 +139,7 @@ class Pool(Generic[W]):
             self._waiters.pop(ticket, None)
         if ticket.worker is not None:
             assert waiter.worker is not None
+            log.debug("container %d leased after %.1f ms", ticket.worker, (self._clock() - asked_at) * 1_000)
             return Lease(self, ticket.worker, waiter.worker)
         if not ticket.expired:
             raise PoolClosed("the sandbox was closed while this run was waiting for a container") from self.closed_by
@@ -178,6 +180,8 @@ class Pool(Generic[W]):
     async def _life(self, key: int) -> None:
         def on_warm(worker: W) -> None:
             self._workers[key] = worker
+            if self._ledger.failing:
+                log.info("containers can be created again")
             self._ledger.warm(key)
             self.step()
             if self._ledger.count(State.WARM) >= self._ledger.size:
@@ -193,7 +197,10 @@ class Pool(Generic[W]):
             log.exception("a container failed with an internal error")
         finally:
             self._workers.pop(key, None)
+            failed = self._ledger.failing
             self._ledger.over(key, self._clock())
+            if self._ledger.failing and not failed:
+                log.info("containers cannot be created, which will be tried again and again, ever more seldom")
             if self._ledger.failing:
                 self._full.set()
             self.step()

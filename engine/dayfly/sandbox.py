@@ -426,8 +426,8 @@ class AsyncSandbox:
 def _uid_range(value: Any) -> range:
     if not isinstance(value, range):
         raise TypeError(f"uids must be a range, not {type(value).__name__}")
-    if value.step != 1 or not 1 <= value.start < value.stop <= 2**31:
-        raise ValueError(f"uids must be a range of step 1 within range(1, 2**31), not {value!r:.80}")
+    if value.step != 1 or not spec.FIRST_UID <= value.start < value.stop <= spec.LAST_UID + 1:
+        raise ValueError(f"uids must be a range of step 1 within range({spec.FIRST_UID}, 2**31), not {value!r:.80}")
     return value
 
 
