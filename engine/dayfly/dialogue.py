@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import hmac
+from collections.abc import Iterator
 
 from .errors import ProtocolViolation
 from .frames import FrameDecoder, frame
@@ -95,21 +96,22 @@ class Dialogue:
         self._frames.limit = max(FRAME_SIZE, 1_024 + -(-run.message_limit * 4 // 3))
         return frame(body)
 
-    def receive(self, data: bytes | memoryview) -> list[RunnerFrame]:
-        """Take the runner's bytes and return the frames that are complete."""
+    def receive(self, data: bytes | memoryview) -> Iterator[RunnerFrame]:
+        """Take the runner's bytes and yield the frames that are complete.
+
+        What stands before a violation is yielded first: how bytes were cut into reads changes nothing.
+        """
         if self.state is State.BROKEN:
             raise ProtocolViolation("the dialogue is broken already")
         self._frames.feed(data)
-        found: list[RunnerFrame] = []
         try:
             while (body := self._frames.next()) is not None:
                 said = decode(body)
                 self._check(said, len(body))
-                found.append(said)
+                yield said
         except ProtocolViolation:
             self.state = State.BROKEN
             raise
-        return found
 
     def _check(self, said: RunnerFrame, size: int) -> None:
         self._step(type(said))
