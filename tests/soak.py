@@ -258,6 +258,8 @@ class Soak:
     pool_size: int
     seed: int
     runtime: str | None
+    block: float = 0.0
+    """Seconds for which the event loop is blocked at most, again and again; 0: it is not."""
     outcomes: Counter[str] = field(default_factory=Counter)
     programs: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -268,6 +270,7 @@ class Soak:
     made: int = 0
     gone: int = 0
     cancelled: int = 0
+    blocked: list[float] = field(default_factory=list)
     seconds: float = 0.0
     engine: str = ""
 
@@ -296,7 +299,11 @@ class Soak:
             self.engine = f"{sandbox!r}"
             await self._some(sandbox, dice, self.unmeasured)
             self.baseline = await self._idle(sandbox)
-            await self._some(sandbox, dice, self.runs - self.unmeasured)
+            async with anyio.create_task_group() as blocker:
+                if self.block:
+                    blocker.start_soon(self._block)
+                await self._some(sandbox, dice, self.runs - self.unmeasured)
+                blocker.cancel_scope.cancel()
             self.final = await self._idle(sandbox)
         self.seconds = time.monotonic() - begun
         with anyio.move_on_after(GONE_WITHIN):
@@ -323,6 +330,15 @@ class Soak:
         async with anyio.create_task_group() as callers:
             for _ in range(2 * self.pool_size):
                 callers.start_soon(caller)
+
+    async def _block(self) -> None:
+        """Block the event loop at random moments for random times, as a host does that has other work to do."""
+        dice = random.Random(self.seed)
+        while True:
+            await anyio.sleep(dice.expovariate(1))
+            seconds = dice.uniform(0, self.block)
+            self.blocked.append(seconds)
+            time.sleep(seconds)  # noqa: ASYNC251 - it is what is done here
 
     async def _one(self, sandbox: AsyncSandbox, dice: random.Random, case: Case) -> None:
         self.programs[case.name] += 1
@@ -362,6 +378,8 @@ class Soak:
         where = f"dayfly {__version__}, Python {platform.python_version()}, {os.cpu_count()} processors"
         outcomes = ", ".join(f"{name} {count:,}" for name, count in self.outcomes.most_common())
         programs = ", ".join(f"{name} {count:,}" for name, count in self.programs.most_common())
+        if self.block:
+            where += f"; event loop blocked {len(self.blocked):,} times, {sum(self.blocked):,.0f} s in all, {self.block:g} s at most"
         lines = [
             f"{self.runs:,} runs by {who}; {where}; {self.seconds:,.0f} s, {self.runs / self.seconds:.1f} runs per second.",
             "",
@@ -392,9 +410,10 @@ def main() -> int:
     parser.add_argument("--pool-size", type=int, default=4)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--runtime")
+    parser.add_argument("--block", type=float, default=0.0, help="block the event loop at random, for this many seconds at most")
     parser.add_argument("--report", type=Path, help="a file for the report, in Markdown, beside standard output")
     chosen = parser.parse_args()
-    soak = Soak(chosen.runs, chosen.pool_size, chosen.seed, chosen.runtime)
+    soak = Soak(chosen.runs, chosen.pool_size, chosen.seed, chosen.runtime, chosen.block)
     anyio.run(soak.run)
     report = soak.report()
     sys.stdout.write(f"{report}\n")

@@ -274,13 +274,14 @@ class Container:
         """Read until the end, and turn what comes into events. The errors of a run go to its caller."""
         failure: Exception | None = PoolClosed("the sandbox was closed while the program was running", delivered=True)
         try:
-            async with anyio.create_task_group() as self._tasks:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
                 try:
                     failure = await self._read_to_end()
                 finally:
-                    self._tasks.cancel_scope.cancel()
+                    self._tasks = None  # before the next await: nobody reads any more, so it takes no program
+                    tasks.cancel_scope.cancel()
         finally:
-            self._tasks = None
             self.failure = failure
             self._free.set()
             if self._execution is not None:

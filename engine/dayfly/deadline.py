@@ -11,7 +11,8 @@ LATE = 0.05
 """Seconds by which a deadline may be noticed too late on a host that is well."""
 LONGEST = 10.0
 """Seconds from the first time that the deadline was noticed after which the host judges, whatever it
-still reads. A runner that follows the protocol needs a fraction of that: its output is bounded."""
+still reads. Time in which this process was late does not count. A runner that follows the protocol
+needs a fraction of that: its output is bounded."""
 
 
 class Deadline:
@@ -29,9 +30,11 @@ class Deadline:
         """
         if now < self.at:
             return False
+        late = now - self.at > LATE
         if self._noticed is None:
             self._noticed = now
-        late = now - self.at > LATE
+        elif late:
+            self._noticed += now - self.at
         if (heard or late) and now - self._noticed < LONGEST:
             self.at = now + self._grace
             return False

@@ -51,7 +51,7 @@ def host(data: bytes) -> None:
             fed += len(piece)
             for kind, payload in demultiplexer.feed(piece):
                 if kind == stdcopy.STDOUT:
-                    talk.receive(payload)
+                    list(talk.receive(payload))
                 if talk.state is dialogue.State.WARM:
                     talk.run(RUN)
             assert len(talk._frames._buffer) <= fed

@@ -1,4 +1,4 @@
-"""The arrows between the rooms, read from the source: who may import whom, and what may come from outside."""
+"""The layers of modules, read from the source: who may import whom, and what may come from outside."""
 
 from __future__ import annotations
 
@@ -17,61 +17,48 @@ ROOT = Path(__file__).parents[2]
 HOST = ROOT / "engine" / "dayfly"
 RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 
-# From top to bottom: a room imports only from rows below its own. Within a row nobody imports anybody.
-ROWS = [
-    ["__init__", "__main__", "cli"],
+# From top to bottom: a module imports only from layers below its own, wherever in the file the import
+# stands, also where it is for the type checker only. Modules of one layer do not import each other.
+LAYERS = [
+    ["__init__", "cli"],
     ["doctor"],
     ["sync"],
     ["sandbox"],
-    ["pool"],
-    ["ledger"],
-    ["container"],
-    ["reaper", "image"],
-    ["undertaker"],
+    ["container", "image", "pool", "watchdog"],
+    ["cleaner", "watchdog_process"],
+    ["orphans", "owner"],
     ["engine_api"],
     ["connection"],
     ["endpoint", "forks"],
-    ["dialogue"],
-    ["job", "result"],
-    ["frames", "stdcopy", "messages"],
+    ["deadline", "dialogue", "events", "job", "ledger"],
+    ["result"],
+    ["frames", "messages", "stdcopy"],
     ["spec"],
     ["seccomp"],
     ["limits", "stats", "errors", "names", "requirements"],
     ["_version"],
 ]
-ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
+LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 
 NO_IO = [
-    "ledger",
-    "dialogue",
-    "frames",
-    "stdcopy",
-    "messages",
-    "spec",
-    "seccomp",
-    "job",
-    "result",
-    "limits",
-    "stats",
-    "errors",
-    "names",
-    "requirements",
+    *("deadline", "dialogue", "errors", "events", "frames", "job", "ledger", "limits", "messages", "names", "requirements"),
+    *("result", "seccomp", "spec", "stats", "stdcopy"),
 ]
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
 OUTSIDE_OF = {"cli": OUTSIDE | {"rich", "typer"}}
+TYPING_ONLY = {"typing_extensions"}  # the type checker has it
 
-# Imports inside a function, and why they are there.
+# What need not be in a layer below, but is imported inside a function only, and why.
 DEFERRED = {
     "cli": {"dayfly.server"},  # a guest of the library, loaded when somebody asks to serve
+    "watchdog_process": {"dayfly.watchdog_process"},  # a script until its host is dead, then this module
+}
+# What must not be imported before it is needed, though it is in a layer below.
+LAZY = {
     "engine_api": {"dayfly.connection"},  # brings httpx, half of what `import dayfly` would cost
-    "sandbox": {"trio"},  # is there already if its event loop runs; not a dependency
-    "undertaker": {
-        "anyio",
-        "dayfly.engine_api",
-        "dayfly.errors",
-        "dayfly.reaper",
-        "dayfly.undertaker",
-    },  # a process of its own, a script until its host has died
+    "watchdog_process": {  # waits in a bare interpreter
+        *("anyio", "msgspec", "dayfly.endpoint", "dayfly.engine_api", "dayfly.errors", "dayfly.orphans"),
+    },
 }
 
 
@@ -79,22 +66,26 @@ class Import(NamedTuple):
     name: str
     """`dayfly.errors`, or the top name of a package from outside."""
     deferred: bool
+    """Inside a function."""
+    typing: bool
+    """For the type checker only."""
 
 
 def imports(file: Path, package: str) -> Iterator[Import]:
-    def visit(node: ast.AST, deferred: bool) -> Iterator[Import]:
+    def visit(node: ast.AST, deferred: bool, typing: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             inside = deferred or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            types = typing or (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING" and not child.orelse)
             if isinstance(child, ast.Import):
-                yield from (Import(_shortened(alias.name, package), inside) for alias in child.names)
+                yield from (Import(_shortened(alias.name, package), inside, types) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                assert child.level < 2, f"{file.name} line {child.lineno}: the package has no room for more dots"
+                assert child.level < 2, f"{file.name} line {child.lineno}: the package is one folder deep"
                 module = ".".join(filter(None, [package if child.level else "", child.module or ""]))
                 names = [f"{module}.{alias.name}" for alias in child.names] if module == package else [module]
-                yield from (Import(_shortened(name, package), inside) for name in names)
-            yield from visit(child, inside)
+                yield from (Import(_shortened(name, package), inside, types) for name in names)
+            yield from visit(child, inside, types)
 
-    yield from visit(ast.parse(file.read_text(encoding="utf-8"), file.name), False)
+    yield from visit(ast.parse(file.read_text(encoding="utf-8"), file.name), False, False)
 
 
 def _shortened(name: str, package: str) -> str:
@@ -102,38 +93,48 @@ def _shortened(name: str, package: str) -> str:
     return ".".join(parts[:2]) if parts[0] == package else parts[0]
 
 
-def rooms() -> list[str]:
+def modules() -> list[str]:
     return sorted(file.stem for file in HOST.glob("*.py"))
 
 
-def test_every_room_has_its_row() -> None:
-    assert [room for room in rooms() if room not in ROW_OF] == []
+def test_every_module_has_its_layer_and_every_layer_exists() -> None:
+    assert sorted(LAYER_OF) == modules()
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_a_room_imports_only_from_rooms_below(room: str) -> None:
-    for name, deferred in imports(HOST / f"{room}.py", "dayfly"):
-        if name.startswith("dayfly.") and not (deferred and name in DEFERRED.get(room, ())):
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_only_from_layers_below(module: str) -> None:
+    for name, deferred, _ in imports(HOST / f"{module}.py", "dayfly"):
+        if name.startswith("dayfly.") and not (deferred and name in DEFERRED.get(module, ())):
             other = name.partition(".")[2]
-            below = other in ROW_OF and ROW_OF[other] > ROW_OF[room]
-            # The package's own names (`from dayfly import ...`) would be an import of the face, from below.
-            assert below, f"{room} imports {name}"
+            # The package's own names (`from dayfly import ...`) would be an import of __init__, from below.
+            assert other in LAYER_OF and LAYER_OF[other] > LAYER_OF[module], f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_the_core_needs_nothing_from_outside_but_its_dependencies(room: str) -> None:
-    allowed = OUTSIDE_OF.get(room, OUTSIDE)
+@pytest.mark.parametrize("module", LAZY)
+def test_what_is_costly_is_imported_when_it_is_needed(module: str) -> None:
+    at_import = {name for name, deferred, typing in imports(HOST / f"{module}.py", "dayfly") if not deferred and not typing}
+    assert not at_import & LAZY[module]
+
+
+def test_no_allowance_for_an_import_outlives_its_use() -> None:
+    for module, names in DEFERRED.items():
+        assert names <= {name for name, deferred, _ in imports(HOST / f"{module}.py", "dayfly") if deferred}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_the_core_needs_only_its_dependencies(module: str) -> None:
+    found = imports(HOST / f"{module}.py", "dayfly")
     foreign = {
         name
-        for name, deferred in imports(HOST / f"{room}.py", "dayfly")
-        if not name.startswith("dayfly") and name not in sys.stdlib_module_names and not (deferred and name in DEFERRED.get(room, ()))
+        for name, _, typing in found
+        if not name.startswith("dayfly") and name not in sys.stdlib_module_names and not (typing and name in TYPING_ONLY)
     }
-    assert foreign <= allowed
+    assert foreign <= OUTSIDE_OF.get(module, OUTSIDE)
 
 
-@pytest.mark.parametrize("room", NO_IO)
-def test_a_pure_room_has_no_io_no_loop_and_no_clock(room: str) -> None:
-    names = {name for name, _ in imports(HOST / f"{room}.py", "dayfly")}
+@pytest.mark.parametrize("module", NO_IO)
+def test_a_pure_module_has_no_io_no_loop_and_no_clock(module: str) -> None:
+    names = {name for name, _, _ in imports(HOST / f"{module}.py", "dayfly")}
     assert not names & {
         "anyio",
         "asyncio",
@@ -151,9 +152,9 @@ def test_a_pure_room_has_no_io_no_loop_and_no_clock(room: str) -> None:
     }
 
 
-# The server's rooms, top to bottom, by the same rule; it is a guest of the library, so of dayfly it may use what any host program may.
+# The server's modules, top to bottom, by the same rule; it is a guest of the library, so of dayfly it may use what any host program may.
 SERVER = HOST / "server"
-SERVER_ROWS = [
+SERVER_LAYERS = [
     ["command"],
     ["process"],
     ["app"],
@@ -163,27 +164,27 @@ SERVER_ROWS = [
     ["keys", "config"],
     ["__init__"],
 ]
-SERVER_ROW_OF = {room: number for number, row in enumerate(SERVER_ROWS) for room in row}
-SERVER_BEYOND_THE_FACE = {
+SERVER_LAYER_OF = {module: number for number, layer in enumerate(SERVER_LAYERS) for module in layer}
+SERVER_MAY_ALSO_USE = {
     "dayfly.engine_api",  # one ping, for /readyz
     "dayfly.job",  # UNSET, for a job's data
 }
 
 
-@pytest.mark.parametrize("room", sorted(file.stem for file in SERVER.glob("*.py")))
-def test_a_room_of_the_server_imports_only_from_rooms_below_and_from_the_face(room: str) -> None:
-    for node in ast.walk(ast.parse((SERVER / f"{room}.py").read_text(encoding="utf-8"))):
+@pytest.mark.parametrize("module", sorted(file.stem for file in SERVER.glob("*.py")))
+def test_the_server_imports_from_below_and_the_public_names(module: str) -> None:
+    for node in ast.walk(ast.parse((SERVER / f"{module}.py").read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue
         if node.level == 1:
             others = [node.module] if node.module else [alias.name for alias in node.names]
-            assert [other for other in others if SERVER_ROW_OF[str(other)] <= SERVER_ROW_OF[room]] == []
+            assert [other for other in others if SERVER_LAYER_OF[str(other)] <= SERVER_LAYER_OF[module]] == []
         elif (node.module or "").partition(".")[0] == "dayfly":
             assert node.level == 0
             if node.module == "dayfly":
                 assert {alias.name for alias in node.names} <= set(dayfly.__all__)
             else:
-                assert node.module in SERVER_BEYOND_THE_FACE
+                assert node.module in SERVER_MAY_ALSO_USE
 
 
 def test_importing_dayfly_loads_no_http_client() -> None:
@@ -192,24 +193,21 @@ def test_importing_dayfly_loads_no_http_client() -> None:
 
 
 def test_the_pool_knows_no_docker() -> None:
-    assert {name for name, _ in imports(HOST / "pool.py", "dayfly") if name.startswith("dayfly.")} <= {
-        "dayfly.errors",
-        "dayfly.ledger",
-        "dayfly.stats",
-    }
+    names = {name for name, _, _ in imports(HOST / "pool.py", "dayfly")}
+    assert {name for name in names if name.startswith("dayfly.")} == {"dayfly.errors", "dayfly.ledger"}
 
 
 def test_the_host_never_imports_the_runner() -> None:
-    assert [room for room in rooms() if any(name == "dayfly_runner" for name, _ in imports(HOST / f"{room}.py", "dayfly"))] == []
+    assert [module for module in modules() if "dayfly_runner" in {one.name for one in imports(HOST / f"{module}.py", "dayfly")}] == []
 
 
 @pytest.mark.parametrize("file", sorted(RUNNER.rglob("*.py")), ids=lambda file: str(file.relative_to(RUNNER)))
 def test_the_runner_imports_the_standard_library_only(file: Path) -> None:
-    foreign = {name for name, _ in imports(file, "dayfly_runner") if name.partition(".")[0] != "dayfly_runner"} - sys.stdlib_module_names
+    foreign = {name for name, _, _ in imports(file, "dayfly_runner") if name.partition(".")[0] != "dayfly_runner"} - sys.stdlib_module_names
     assert foreign == set()
 
 
-def test_the_face_imports_and_does_nothing_else() -> None:
+def test_the_package_itself_imports_and_does_nothing_else() -> None:
     tree = ast.parse((HOST / "__init__.py").read_text(encoding="utf-8"))
     assert {type(node) for node in tree.body} <= {ast.Expr, ast.ImportFrom, ast.Assign}
 

@@ -150,7 +150,8 @@ def test_settings_without_a_context_are_no_error(host: Host, text: str) -> None:
 
 @pytest.mark.parametrize(("address", "url", "path"), [
     ("unix:///var/run/docker.sock", "http://docker", "/var/run/docker.sock"),
-    ("unix://relative.sock", "http://docker", "relative.sock"),
+    ("unix://relative.sock", "http://docker", f"{Path.cwd()}/relative.sock"),
+    ("unix://../up.sock", "http://docker", f"{Path.cwd().parent}/up.sock"),
     ("unix:///a b\u00e4%20", "http://docker", "/a b\u00e4%20"),
     ("tcp://engine:2375", "http://engine:2375", None),
     ("tcp://engine", "http://engine:2375", None),
@@ -230,6 +231,25 @@ def test_when_tls_is_spoken_and_checked(
     assert (endpoint.tls, endpoint.port) == (tls, port)
     if tls is not None:
         assert endpoint.tls_verify is verify
+
+
+def test_a_relative_certificate_folder_becomes_absolute(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(host.root)
+    endpoint = host.resolve("tcp://engine", DOCKER_CERT_PATH="certs/../tls")
+    assert endpoint.tls == str(host.root / "tls")
+    assert host.resolve("unix://docker.sock").socket == str(host.system)
+
+
+def test_a_relative_settings_folder_becomes_absolute(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(host.root)
+    host.touch("settings/ca.pem")
+    assert host.resolve("tcp://engine", DOCKER_CONFIG="settings", DOCKER_TLS_VERIFY="1").tls == str(host.root / "settings")
+
+
+def test_an_absolute_path_keeps_its_links(host: Host) -> None:
+    link = host.root / "link.sock"
+    link.symlink_to(host.touch("real.sock"))
+    assert host.resolve(f"unix://{link}").socket == str(link)
 
 
 def test_certificates_are_looked_for_in_the_settings_folder_where_no_other_is_named(host: Host, material: Path) -> None:

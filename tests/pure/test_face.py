@@ -33,7 +33,7 @@ def test_all_is_sorted_complete_and_what_is_documented() -> None:
     assert all(hasattr(dayfly, name) for name in dayfly.__all__)
 
 
-def test_the_namespace_has_nothing_else_but_the_rooms() -> None:
+def test_the_namespace_has_nothing_else_but_modules() -> None:
     names = {name for name in vars(dayfly) if not name.startswith("__")}
     assert names - set(dayfly.__all__) <= SUBMODULES
     assert all(isinstance(getattr(dayfly, name), types.ModuleType) for name in names - set(dayfly.__all__))
@@ -86,7 +86,7 @@ def bare_fields(source: str, wanted: set[str]) -> list[str]:
 
 def test_every_field_of_a_public_value_says_what_it_is() -> None:
     # Where a twin (stderr beside stdout) or a plain word needs no sentence, it is named here.
-    plain = {"Piece.stream", "Piece.data", "Result.outcome", "Result.stderr", "Result.timed_out", "Result.stdout_truncated",
+    plain = {"Piece.stream", "Piece.data", "Result.outcome", "Result.stderr", "Result.timed_out",
              "Result.stderr_truncated", "Result.stderr_dropped", "Result.stderr_raw"}  # fmt: skip
     structs = {name for name in NAMES if isinstance(getattr(dayfly, name), type(msgspec.Struct))} | {"Outcome"}
     found = [field for path in HOME.glob("*.py") for field in bare_fields(path.read_text(), structs)]
@@ -94,25 +94,63 @@ def test_every_field_of_a_public_value_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SUBMODULES - {"__main__"}))
-def test_every_room_opens_by_saying_what_it_owns(name: str) -> None:
+def test_every_module_opens_by_saying_what_it_owns(name: str) -> None:
     module = importlib.import_module(f"dayfly.{name}")
     assert module.__doc__
     assert module.__doc__.strip()
 
 
-def test_errors_and_values_name_the_face_as_their_home_or_a_room_of_it() -> None:
+def test_every_public_name_is_defined_in_the_package() -> None:
     for name in NAMES:
         assert getattr(dayfly, name).__module__.partition(".")[0] == "dayfly"
 
 
-def test_a_sandbox_and_an_async_sandbox_have_the_same_methods_with_the_same_parameters() -> None:
+def test_both_sandboxes_have_the_same_methods_and_parameters() -> None:
     def public(kind: type) -> dict[str, list[str]]:
         functions = {name: thing for name, thing in vars(kind).items() if inspect.isfunction(thing) and not name.startswith("_")}
-        return {name: list(inspect.signature(thing).parameters) for name, thing in functions.items()}
+        documented = {name: thing for name, thing in functions.items() if not (thing.__doc__ or "").startswith("Internal:")}
+        return {name: list(inspect.signature(thing).parameters) for name, thing in documented.items()}
 
     assert public(dayfly.Sandbox) == public(dayfly.AsyncSandbox)
     documented = list(inspect.signature(dayfly.AsyncSandbox).parameters)
     assert documented[:3] == list(inspect.signature(dayfly.Sandbox).parameters)[:3] == ["pool_size", "timeout_ms", "memory_limit_mb"]
+
+
+@pytest.mark.parametrize("kind", [dayfly.Sandbox, dayfly.AsyncSandbox])
+def test_an_option_that_does_not_exist_is_a_type_error(kind: Any) -> None:
+    with pytest.raises(TypeError, match="memroy"):
+        kind(memroy=3)
+
+
+async def test_a_misspelt_run_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="timeot_ms"):
+        await dayfly.AsyncSandbox().run("1", timeot_ms=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="timeot_ms"):
+        async for _ in dayfly.AsyncSandbox().stream("1", timeot_ms=3):  # type: ignore[call-arg]
+            pass
+    with pytest.raises(TypeError, match="timeot_ms"):
+        list(dayfly.Sandbox().stream("1", timeot_ms=3))  # type: ignore[call-arg]
+
+
+def test_a_misspelt_option_is_an_error_of_the_type_checker(tmp_path: Path) -> None:
+    lines = [
+        "from dayfly import AsyncSandbox, Sandbox",
+        "Sandbox(memroy=3)",
+        "AsyncSandbox(memroy=3)",
+        "Sandbox().run('x', timeout=3)",
+        "Sandbox().stream('x', timeot_ms=3)",
+        "async def use() -> None:",
+        "    await AsyncSandbox().run('x', timeout=3)",
+        "    AsyncSandbox().stream('x', timeot_ms=3)",
+        "Sandbox(2, image='x', limits=None).run('x', timeout_ms=3, stdin=b'', args=['a'], env={}, data=1, v3=True)",
+    ]
+    program = tmp_path / "program.py"
+    program.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache"), str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    wrong = {int(line.split(":")[1]) for line in done.stdout.splitlines() if "Unexpected keyword argument" in line}
+    assert wrong == {2, 3, 4, 5, 7, 8}, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Found 6 errors"), done.stdout
 
 
 @pytest.mark.parametrize("kind", [dayfly.Sandbox, dayfly.AsyncSandbox])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import email
+import re
 import subprocess
 import sys
 import zipfile
@@ -57,11 +58,13 @@ def test_no_pth_file_becomes_active_on_the_host(wheel: zipfile.ZipFile) -> None:
     assert [name for name in wheel.namelist() if name.endswith(".pth") and name.count("/") == 0] == []
 
 
-def test_its_dependencies_are_two_and_its_command_is_there(wheel: zipfile.ZipFile) -> None:
+def test_dependencies_have_lower_bounds_and_the_command_exists(wheel: zipfile.ZipFile) -> None:
     folder = f"dayfly-{dayfly.__version__}.dist-info"
     metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
-    assert sorted(line.partition(">")[0].partition("<")[0] for line in required) == ["httpx", "msgspec"]
+    # All that the core imports from outside, each with the lowest version that the tests pass with.
+    assert {re.split("[<>=]", line)[0] for line in required} == {"anyio", "httpcore", "httpx", "msgspec"}
+    assert all(re.search(r">=\d+\.\d+", line) for line in required)
     assert metadata["Requires-Python"] == ">=3.10"
     points = configparser.ConfigParser()
     points.read_string(wheel.read(f"{folder}/entry_points.txt").decode())

@@ -189,7 +189,7 @@ def give(pool: Pool[Box], ledger: Ledger, box: Box) -> None:
     (key,) = ledger._records
     pool._workers[key] = box
     ledger.warm(key)
-    pool._step()
+    pool.step()
     assert ledger.count(State.LEASED) == 1
 
 
@@ -431,7 +431,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_making_that_fails_for_ever_is_tried_again_and_again_without_a_busy_loop(hurry: None) -> None:
     factory, ledger = Factory(), book(1)
     factory.broken = OSError("no engine")
-    async with serving(factory, ledger) as pool:
+    async with serving(factory, ledger):
         await until(lambda: factory.tries >= 12)
         assert ledger.failing
         assert ledger.failed <= factory.tries <= ledger.failed + 1

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dayfly import Outcome, Piece, Result, Stats
-from dayfly.messages import Exit, Output
+from dayfly.events import Ended, Leased
+from dayfly.messages import Exit, Message, Output, Started
 from dayfly.result import Recorder, as_json, verdict
 
 Stream = Literal["stdout", "stderr"]
@@ -28,15 +29,15 @@ def end(**changes: Any) -> Exit:
     return Exit(**{**fields, **changes})
 
 
-def recorder(*pieces: tuple[Stream, bytes], limit: int = 1_000_000) -> Recorder:
-    made = Recorder(stdout_limit=limit, stderr_limit=limit)
+def recorder(*pieces: tuple[Stream, bytes]) -> Recorder:
+    made = Recorder()
     for stream, data in pieces:
         made.output(Output(stream=stream, data=data))
     return made
 
 
-def result(*pieces: tuple[Stream, bytes], exit: Exit | None = None, outcome: Outcome = Outcome.OK, limit: int = 1_000_000) -> Result:  # noqa: A002
-    return recorder(*pieces, limit=limit).result(exit, outcome, wall_ms=99.0)
+def result(*pieces: tuple[Stream, bytes], exit: Exit | None = None, outcome: Outcome = Outcome.OK) -> Result:  # noqa: A002
+    return recorder(*pieces).result(exit, outcome, wall_ms=99.0)
 
 
 # Text and bytes.
@@ -58,7 +59,7 @@ def test_text_and_bytes_are_those_of_each_stream_whole(pieces: list[tuple[Stream
 @given(PIECES)
 @example([("stdout", b"\xed\xa0")])
 def test_what_is_streamed_is_what_the_result_has_but_for_a_character_that_never_ended(pieces: list[tuple[Stream, bytes]]) -> None:
-    made = Recorder(stdout_limit=10**6, stderr_limit=10**6)
+    made = Recorder()
     live = [made.output(Output(stream=stream, data=data)) for stream, data in pieces]
     whole = made.result(end(), Outcome.OK, wall_ms=0)
     assert [(piece.stream, piece.data) for piece in live] == pieces
@@ -159,21 +160,22 @@ def test_results_share_no_messages() -> None:
 @pytest.mark.parametrize(("size", "dropped", "truncated"), [(9, 0, False), (10, 0, False), (10, 1, True), (10, 2**40, True)])
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_with_an_exit_frame_truncated_is_what_was_dropped(stream: Stream, size: int, dropped: int, truncated: bool) -> None:
-    made = result((stream, b"x" * size), exit=end(**{f"{stream}_dropped": dropped}), limit=10)
+    made = result((stream, b"x" * size), exit=end(**{f"{stream}_dropped": dropped}))
     other = "stderr" if stream == "stdout" else "stdout"
     assert getattr(made, f"{stream}_truncated") is truncated
     assert getattr(made, f"{stream}_dropped") == dropped
     assert getattr(made, f"{other}_truncated") is False
 
 
-@pytest.mark.parametrize(("size", "truncated"), [(0, False), (9, False), (10, True)])
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_without_one_a_full_stream_counts_as_truncated(stream: Stream, size: int, truncated: bool) -> None:
-    made = result((stream, b"x" * size), outcome=Outcome.TIMEOUT, limit=10) if size else result(outcome=Outcome.TIMEOUT, limit=10)
-    other = "stderr" if stream == "stdout" else "stdout"
-    assert getattr(made, f"{stream}_truncated") is truncated
-    assert getattr(made, f"{stream}_dropped") == 0
-    assert getattr(made, f"{other}_truncated") is False
+@pytest.mark.parametrize("size", [0, 9, 1_000_000])
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY])
+def test_without_an_exit_frame_truncation_is_unknown(size: int, outcome: Outcome) -> None:
+    made = result(("stdout", b"x" * size), ("stderr", b"y" * size), outcome=outcome)
+    assert (made.stdout_truncated, made.stderr_truncated) == (None, None)
+    assert (made.stdout_dropped, made.stderr_dropped) == (0, 0)
+    form = json.loads(msgspec.json.encode(made))
+    assert (form["stdoutTruncated"], form["stderrTruncated"]) == (None, None)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Result) == made
 
 
 def test_with_an_exit_frame_the_numbers_are_its_own() -> None:
@@ -197,6 +199,20 @@ def test_is_error_and_timed_out_follow_the_outcome(outcome: Outcome) -> None:
     made = result(exit=end(), outcome=outcome)
     assert made.is_error is (outcome is not Outcome.OK)
     assert made.timed_out is (outcome is Outcome.TIMEOUT)
+
+
+# Events.
+
+
+def test_take_keeps_output_and_messages_and_nothing_else() -> None:
+    made = Recorder()
+    assert made.take(Output(stream="stdout", data=b"a")) == Piece("stdout", b"a", "a")
+    assert made.take(Message(data=b"1")) is None
+    assert made.take(Message(data=b"not JSON")) is None
+    for other in (Leased(), Started(), Ended(end(), Outcome.OK, 1.0), None):
+        assert made.take(other) is None
+    whole = made.result(end(), Outcome.OK, wall_ms=0)
+    assert (whole.stdout, whole.messages, whole.messages_dropped) == ("a", [1], 1)
 
 
 # The verdict.
@@ -284,10 +300,12 @@ def test_a_piece_has_its_stream_its_bytes_and_its_text() -> None:
 
 
 def test_stats_have_a_json_form_too() -> None:
-    stats = Stats(warm=1, making=2, running=3, ending=4, waiting=5, made=6, failed=7, forced=8, runs={"ok": 9}, errors={"PoolFull": 10})
+    stats = Stats(
+        warm=1, making=2, running=3, ending=4, uncertain=5, waiting=6, made=7, failed=8, forced=9, runs={"ok": 9}, errors={"PoolFull": 10}
+    )
     assert json.loads(msgspec.json.encode(stats)) == {
-        "warm": 1, "making": 2, "running": 3, "ending": 4, "waiting": 5, "made": 6, "failed": 7, "forced": 8, "runs": {"ok": 9},
-        "errors": {"PoolFull": 10},
+        "warm": 1, "making": 2, "running": 3, "ending": 4, "uncertain": 5, "waiting": 6, "made": 7, "failed": 8, "forced": 9,
+        "runs": {"ok": 9}, "errors": {"PoolFull": 10},
     }  # fmt: skip
 
 
