@@ -19,7 +19,7 @@ from .limits import Limits, number
 from .messages import MAX_FILES, MAX_PATTERNS, PATH_BYTES, RUN_SIZE, Request, Run, encode, path_problem
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # typing has it from 3.11 on; no run-time code reads the annotation
+    from typing import Unpack  # from 3.11 on; no run-time code reads the annotation
 
     Source = str | bytes | None
     FileContent = str | bytes
