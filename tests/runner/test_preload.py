@@ -32,7 +32,11 @@ REFUSED = {
 def module(python: Path) -> Callable[[str, str], None]:
     """Write a module where the interpreter under test finds it."""
     (packages,) = python.parents[1].glob("lib/python3*/site-packages")
-    return lambda name, code: (packages / f"{name}.py").write_text(code) and None
+
+    def write(name: str, code: str) -> None:
+        (packages / f"{name}.py").write_text(code)
+
+    return write
 
 
 @pytest.mark.parametrize("name", REFUSED)
