@@ -19,7 +19,7 @@ from .limits import Limits, number
 from .messages import MAX_FILES, MAX_PATTERNS, PATH_BYTES, RUN_SIZE, Request, Run, encode, path_problem
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # typing has it from 3.11 on; no run-time code reads the annotation
+    from typing import Unpack  # from 3.11 on; no run-time code reads the annotation
 
     Source = str | bytes | None
     FileContent = str | bytes
@@ -136,17 +136,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
         return self.code.encode("utf-8", "surrogatepass") if isinstance(self.code, str) else self.code_bytes or b""
 
     def _check_code(self) -> None:
-        given = [value for value in (self.code, self.code_bytes) if value is not None]
-        if len(given) != 1:
-            raise ValueError("code and code_bytes are both given; one of them is enough" if given else "code is missing")
+        if self.code is not None and self.code_bytes is not None:
+            raise ValueError("code and code_bytes are both given; one of them is enough")
         if type(self.code) is bytes:
             msgspec.structs.force_setattr(self, "code_bytes", self.code)
             msgspec.structs.force_setattr(self, "code", None)
+        elif self.code_bytes is not None:
+            if type(self.code_bytes) is not bytes:
+                raise TypeError(f"code_bytes must be bytes, not {type(self.code_bytes).__name__}")
         # A subclass of str may lie about itself.
-        elif self.code is not None and type(self.code) is not str:
+        elif type(self.code) is not str:
             raise TypeError(f"code must be a str or bytes, not {type(self.code).__name__}")
-        elif self.code is None and type(self.code_bytes) is not bytes:
-            raise TypeError(f"code_bytes must be bytes, not {type(self.code_bytes).__name__}")
 
     def _checked_files(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -200,7 +200,7 @@ def as_job(what: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOpt
     if isinstance(what, Mapping):
         what = _from_mapping(what)
     elif not isinstance(what, (str, bytes, Job)):
-        raise TypeError(f"code must be a str, bytes, a Job or a mapping, not {type(what).__name__}")
+        raise TypeError(f"code must be a str or bytes, a Job or a mapping, not {type(what).__name__}")
     if isinstance(what, Job):
         return msgspec.structs.replace(what, **changes) if changes else what
     return Job(code=what, **changes)

@@ -259,16 +259,23 @@ class _Runner:
         """
         waiter = select.poll()
         waiter.register(self.program.progress, select.POLLIN)
+        waiter.register(self.wakeup, select.POLLIN)  # a stray child of a preloaded module may hold the progress pipe open
         waiter.register(HOST_IN, 0)
         report = b""
         while not report.endswith(READY):
-            for file, _ in waiter.poll():
-                if file == HOST_IN:
-                    os._exit(HOST_GONE)
-                piece = os.read(file, READ_SIZE)
-                if not piece:
-                    raise SetUpFailed(f"the warm interpreter: {self.last_words(report)}")
+            ready = dict(waiter.poll())
+            if HOST_IN in ready:
+                os._exit(HOST_GONE)
+            if self.program.progress in ready:
+                piece = os.read(self.program.progress, READ_SIZE)
                 report += piece
+                ended = not piece
+            else:
+                _read(self.wakeup, READ_SIZE)
+                self.reap()
+                ended = self.program.status is not None
+            if ended:
+                raise SetUpFailed(f"the warm interpreter: {self.last_words(report)}")
         return report[: -len(READY)].decode().splitlines()
 
     def on_host(self, file: int) -> None:

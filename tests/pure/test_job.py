@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import Job, Limits
-from dayfly.job import MAX_TIMEOUT_MS, UNSET, as_job, check_timeout, request
-from dayfly.messages import RUN_SIZE, Run, encode
+from dayfly.job import MAX_TIMEOUT_MS, RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request
+from dayfly.messages import Request, Run, encode
 
 
 class Text(str):
@@ -55,50 +55,91 @@ def rows(*rows: tuple[Any, ...]) -> list[Any]:
     return [pytest.param(*row, id=str(index)) for index, row in enumerate(rows)]
 
 
-def sent(job: Job, limits: Limits | None = None, *, timeout_ms: float = 10_000, python: str = "3") -> Run:
+def handed(job: Job, limits: Limits | None = None, *, timeout_ms: float = 10_000, python: str = "3") -> Request:
     return request(job, limits or Limits(), timeout_ms=timeout_ms, python=python)
+
+
+def sent(job: Job, limits: Limits | None = None, **options: Any) -> Run:
+    return handed(job, limits, **options).run
 
 
 def ran(what: Any, **given: Any) -> Run:
     return sent(as_job(what, **given))
 
 
+def files(what: Any, **given: Any) -> dict[str, bytes]:
+    return dict(handed(as_job(what, **given)).files)
+
+
+def code(what: Any, **given: Any) -> bytes:
+    return files(what, **given)["main.py"]
+
+
+def stdin(what: Any, **given: Any) -> bytes | None:
+    """What standard input is; None if it is empty without a frame."""
+    wanted = handed(as_job(what, **given))
+    assert wanted.run.stdin is (wanted.stdin != b"")
+    return wanted.stdin or None
+
+
+def data(what: Any, **given: Any) -> str | None:
+    found = files(what, **given).get("data.json")
+    return None if found is None else found.decode()
+
+
 # Code.
 
 
 @pytest.mark.parametrize(
-    "code",
-    [None, 1, 1.5, True, b"print(1)", bytearray(b"1"), memoryview(b"1"), Text("print(1)"), ["print(1)"], object(), Array(), print, int],
+    "given",
+    each(
+        [None, 1, 1.5, True, bytearray(b"1"), memoryview(b"1"), Text("print(1)"), Bytes(b"1"), ["print(1)"], object(), Array(), print, int]
+    ),
 )
-def test_code_that_is_no_str_is_a_type_error(code: Any) -> None:
-    with pytest.raises(TypeError, match="code must be a str"):
-        as_job(code)
-    with pytest.raises(TypeError, match="code must be a str"):
-        as_job({"code": code})
-    with pytest.raises(TypeError, match="code must be a str"):
-        Job(code=code)
+def test_code_that_is_neither_text_nor_bytes_is_a_type_error(given: Any) -> None:
+    with pytest.raises(TypeError, match="code must be a str or bytes"):
+        as_job(given)
+    with pytest.raises(TypeError, match="code must be a str or bytes"):
+        as_job({"code": given})
+    with pytest.raises(TypeError, match="code must be a str or bytes"):
+        Job(code=given)
 
 
-@pytest.mark.parametrize(("code", "says"), rows(
-    ("", "empty"), ("\0", "NUL character at position 0"), ("print(1)\0", "NUL character at position 8"), ("x\0y", "position 1"),
-    ("\ud800", "lone surrogate at position 0"), ("x = '\udfff'", "position 5"), ("\ud83d", "surrogate"), ("\ude00\ud83d", "surrogate"),
-))  # fmt: skip
-def test_code_that_is_no_text_is_a_value_error(code: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        as_job(code)
+@pytest.mark.parametrize(
+    ("given", "written"),
+    rows(
+        ("", b""), ("\0", b"\0"), ("x\0y", b"x\0y"), ("'\udfff'", b"'\xed\xbf\xbf'"), ("\ud83d\ude00", b"\xed\xa0\xbd\xed\xb8\x80"),
+        (b"", b""), (b"\xff\0", b"\xff\0"), (b"# coding: latin-1\n'\xe4'", b"# coding: latin-1\n'\xe4'"),
+    ),
+)  # fmt: skip
+def test_any_text_and_any_bytes_are_a_program(given: Any, written: bytes) -> None:
+    assert code(given) == code(Job(code=given)) == code({"code": given}) == Job(code=given).source == written
 
 
-@pytest.mark.parametrize("code", [
+def test_code_bytes_in_a_mapping_are_base64_as_in_the_json_form() -> None:
+    job = Job(code=b"\xff")
+    assert job == Job(code_bytes=b"\xff") == as_job(b"\xff")
+    assert json.loads(msgspec.json.encode(job)) == {"codeBytes": "/w=="}
+    assert as_job({"codeBytes": "/w=="}) == msgspec.json.decode(b'{"codeBytes":"/w=="}', type=Job) == job
+    with pytest.raises(ValueError, match="codeBytes is not valid base64"):
+        as_job({"codeBytes": "/w="})
+    with pytest.raises(TypeError, match="code_bytes must be bytes, not bytearray"):
+        Job(code_bytes=bytearray(b"1"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="both given"):
+        Job(code="1", code_bytes=b"1")
+
+
+@pytest.mark.parametrize("given", [
     "\ufeff", "\ufeffprint(1)", "print(1)\r\nprint(2)\r\n", "\r", " ", "\n", "# coding: latin-1\nprint('\u00e4')", "# coding: nonsense",
     "print('\U0001f600')", "def (", "\u2028", "\x1b[31m", "\uffff", "\x7f\x01",
 ])  # fmt: skip
-def test_code_that_python_may_like_or_not_is_sent_to_the_letter(code: str) -> None:
-    assert ran(code).code == code
+def test_code_that_python_may_like_or_not_is_sent_to_the_letter(given: str) -> None:
+    assert code(given) == given.encode()
 
 
 @pytest.mark.parametrize(("size", "limit"), [(1, 1), (999_999, 1_000_000), (1_000_000, 1_000_000)])
 def test_code_up_to_the_limit_is_sent(size: int, limit: int) -> None:
-    assert len(sent(Job(code="x" * size), Limits(code_bytes=limit)).code) == size
+    assert dict(handed(Job(code="x" * size), Limits(code_bytes=limit)).files)["main.py"] == b"x" * size
 
 
 def test_code_over_the_limit_is_a_value_error_counted_in_bytes() -> None:
@@ -111,11 +152,11 @@ def test_code_over_the_limit_is_a_value_error_counted_in_bytes() -> None:
 
 def test_what_would_not_fit_the_protocols_frame_is_refused_before_it_costs_a_container() -> None:
     wide = Limits(code_bytes=40_000_000, input_bytes=40_000_000)
-    sent(Job(code="x" * 40_000_000), wide)
-    with pytest.raises(ValueError, match="bytes as a frame; the protocol allows 67,108,864"):
-        sent(Job(code="\x01" * 12_000_000), wide)  # six bytes each in JSON
+    sent(Job(code="\x01" * 40_000_000, stdin_bytes=bytes(39_000_000), args=["x" * 1_000_000]), wide)
+    with pytest.raises(ValueError, match=r"args, env and fetch are .* bytes as a frame; the protocol allows 1,048,544"):
+        sent(Job(code="1", args=["\x01" * 200_000]), wide)  # six bytes each in JSON
     with pytest.raises(ValueError, match="as a frame"):
-        sent(Job(code="x" * 40_000_000, stdin_bytes=bytes(30_000_000)), wide)
+        sent(Job(code="1", env={"A": "x" * 1_048_576}), wide)
 
 
 # Time.
@@ -172,21 +213,25 @@ def test_v3_is_a_bool(v3: Any) -> None:
 # Data.
 
 
-@pytest.mark.parametrize(("data", "text"), rows(
+@pytest.mark.parametrize(("value", "text"), rows(
     (None, "null"), (0, "0"), (False, "false"), ("", '""'), ([], "[]"), ({}, "{}"), ((1, 2), "[1,2]"), ("\u00e4\n", '"\u00e4\\n"'),
     ({"a": [1.5, None, {"b": "\0"}]}, '{"a":[1.5,null,{"b":"\\u0000"}]}'), (10**100, "1" + "0" * 100), ({1: 2}, '{"1":2}'),
     ("\U0001f600\u2028", '"\U0001f600\u2028"'),
 ))  # fmt: skip
-def test_any_json_value_is_sent_as_one_line_of_json(data: Any, text: str) -> None:
-    assert ran("1", data=data).data == ran({"code": "1", "data": data}).data == sent(Job(code="1", data=data)).data == text
+def test_any_json_value_is_sent_as_one_line_of_json(value: Any, text: str) -> None:
+    assert data("1", data=value) == data({"code": "1", "data": value}) == data(Job(code="1", data=value)) == text
     assert "\n" not in text
+    # Where no standard input is given, it is that line.
+    assert stdin("1", data=value) == f"{text}\n".encode()
+    assert stdin("1", data=value, stdin="x") == b"x"
+    assert stdin("1", data=value, stdin="") is None
 
 
 def test_data_that_is_not_given_is_not_null() -> None:
-    assert ran("1").data is None
-    assert ran({"code": "1"}).data is None
-    assert ran("1", data=UNSET).data is None
-    assert ran("1", data=None).data == "null"
+    assert data("1") is None
+    assert data({"code": "1"}) is None
+    assert data("1", data=UNSET) is None
+    assert data("1", data=None) == "null"
 
 
 def nested(levels: int) -> Any:
@@ -239,34 +284,33 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_data_reads_back_as_itself(data: Any) -> None:
-    text = ran("1", data=data).data
+def test_data_reads_back_as_itself(value: Any) -> None:
+    text = data("1", data=value)
     assert text is not None
-    assert json.loads(text) == data
-    assert json.loads(encode(ran("1", data=data)))["data"] == text
+    assert json.loads(text) == value
 
 
 # Standard input.
 
 
 @pytest.mark.parametrize(
-    ("stdin", "data"),
-    rows(("", b""), ("a\0\n", b"a\0\n"), ("\u00e4", b"\xc3\xa4"), (b"", b""), (b"\xff\0\x04\x10\x11", b"\xff\0\x04\x10\x11")),
+    ("given", "expected"),
+    rows(("", None), ("a\0\n", b"a\0\n"), ("\u00e4", b"\xc3\xa4"), (b"", None), (b"\xff\0\x04\x10\x11", b"\xff\0\x04\x10\x11")),
 )
-def test_stdin_is_text_or_bytes(stdin: str | bytes, data: bytes) -> None:
-    assert ran("1", stdin=stdin).stdin == data
+def test_stdin_is_text_or_bytes(given: str | bytes, expected: bytes | None) -> None:
+    assert stdin("1", stdin=given) == expected
 
 
-def test_no_stdin_is_not_an_empty_one() -> None:
-    assert ran("1").stdin is None
-    assert ran({"code": "1", "stdin": None}).stdin is None
-    assert ran({"code": "1", "stdin": ""}).stdin == b""
+def test_no_stdin_is_an_empty_one() -> None:
+    assert stdin("1") is None
+    assert stdin({"code": "1", "stdin": None}) is None
+    assert stdin({"code": "1", "stdin": ""}) is None
 
 
-@pytest.mark.parametrize("stdin", each([1, True, bytearray(b"x"), memoryview(b"x"), ["x"], iter("x"), Text("x"), Bytes(b"x"), object()]))
-def test_stdin_that_is_neither_is_a_type_error(stdin: Any) -> None:
+@pytest.mark.parametrize("given", each([1, True, bytearray(b"x"), memoryview(b"x"), ["x"], iter("x"), Text("x"), Bytes(b"x"), object()]))
+def test_stdin_that_is_neither_is_a_type_error(given: Any) -> None:
     with pytest.raises(TypeError, match=r"^stdin"):
-        as_job("1", stdin=stdin)
+        as_job("1", stdin=given)
 
 
 def test_stdin_of_both_kinds_or_no_text_is_a_value_error() -> None:
@@ -278,17 +322,17 @@ def test_stdin_of_both_kinds_or_no_text_is_a_value_error() -> None:
 
 def test_stdin_beside_a_job_or_mapping_replaces_what_it_had_of_either_kind() -> None:
     for old in (Job(code="1", stdin="old"), Job(code="1", stdin_bytes=b"old"), {"code": "1", "stdin": "old"}):
-        assert ran(old, stdin="new").stdin == b"new"
-        assert ran(old, stdin=b"new").stdin == b"new"
-        assert ran(old).stdin == b"old"
+        assert stdin(old, stdin="new") == b"new"
+        assert stdin(old, stdin=b"new") == b"new"
+        assert stdin(old) == b"old"
 
 
 def test_stdin_bytes_in_a_mapping_are_base64_as_in_a_jobs_json_form() -> None:
     job = Job(code="1", stdin_bytes=b"\0\xff")
     assert as_job(json.loads(msgspec.json.encode(job))) == job
-    assert ran({"code": "1", "stdinBytes": b"\0\xff"}).stdin == b"\0\xff"
+    assert stdin({"code": "1", "stdinBytes": b"\0\xff"}) == b"\0\xff"
     for wrong in ("A", "AP8", "AP8=\n", "A_8=", "\u00e4\u00e4\u00e4\u00e4"):
-        with pytest.raises(ValueError, match="stdinBytes is no base64"):
+        with pytest.raises(ValueError, match="stdinBytes is not valid base64"):
             as_job({"code": "1", "stdinBytes": wrong})
 
 
@@ -356,9 +400,113 @@ def test_input_over_the_limit_is_a_value_error(given: dict[str, Any]) -> None:
     sent(as_job("1", **given), Limits(input_bytes=102))
 
 
+def test_files_count_as_input_with_their_paths() -> None:
+    given: dict[str, str | bytes] = {"ab": b"x" * 49, "c/d": "y" * 47}
+    with pytest.raises(ValueError, match=r"files are 101 bytes together; the limit \(input_bytes\) is 100"):
+        sent(Job(code="1", files=given), Limits(input_bytes=100))
+    sent(Job(code="1", files=given), Limits(input_bytes=101))
+
+
 def test_ten_megabytes_of_environment_are_over_the_default() -> None:
     with pytest.raises(ValueError, match="input_bytes"):
         ran("1", env={"A": "x" * 10_000_000})
+
+
+# Files.
+
+
+def test_files_are_text_or_bytes_and_the_program_is_one_of_them() -> None:
+    given: dict[str, str | bytes] = {"a/b.csv": b"\xff", "text": "\u00e4"}
+    expected = {"main.py": b"1", "a/b.csv": b"\xff", "text": b"\xc3\xa4"}
+    assert files("1", files=given) == files(Job(code="1", files=given)) == expected
+    assert files({"code": "1", "files": {"a/b.csv": "/w=="}, "filesText": {"text": "\u00e4"}}) == expected
+    job = Job(code="1", files=given)
+    assert as_job(json.loads(msgspec.json.encode(job))) == msgspec.json.decode(msgspec.json.encode(job), type=Job) == job
+    assert files(job, files={"c": b""}) == {"main.py": b"1", "c": b""}
+    assert files("1", data=1, files={"c": b""}) == {"main.py": b"1", "data.json": b"1", "c": b""}
+
+
+@pytest.mark.parametrize("path", ["", "/a", "../a", "a/../b", "./a", "a//b", "a/", "a\0", "\ud800", "x" * 256, "x/" * 16 + "x", "x/" * 600])
+def test_a_path_that_leads_elsewhere_is_a_value_error(path: str) -> None:
+    with pytest.raises(ValueError, match=r"path .* of files"):
+        as_job("1", files={path: b""})
+    with pytest.raises(ValueError, match="fetch"):
+        as_job("1", fetch=[path])
+
+
+@pytest.mark.parametrize(("given", "error"), rows(
+    ({1: b""}, TypeError), ({"a": 1}, TypeError), ({"a": None}, TypeError), ({"a": bytearray()}, TypeError), ({"a": Text("x")}, TypeError),
+    ({"a": Bytes(b"x")}, TypeError), (["a"], TypeError), ("a", TypeError), ({Text("a"): b""}, TypeError), ({"a": "\ud800"}, ValueError),
+    ({"main.py": b""}, ValueError), ({"main.py/a": b""}, ValueError), ({"a": b"", "a/b": b""}, ValueError),
+    ({"a/b/c": b"", "a/b": b""}, ValueError), ({str(number): b"" for number in range(1_023)}, ValueError),
+))  # fmt: skip
+def test_files_of_any_other_kind_are_refused(given: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="file") as caught:
+        as_job("1", files=given)
+    assert type(caught.value) is error
+
+
+def test_files_are_given_once_and_not_beside_what_they_are_made_from() -> None:
+    with pytest.raises(ValueError, match="'a' is given twice"):
+        Job(code="1", files={"a": b""}, files_text={"a": ""})
+    with pytest.raises(TypeError, match="files_text must be a mapping"):
+        Job(code="1", files_text=[])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"files\['a'\] is not valid base64"):
+        as_job({"code": "1", "files": {"a": "x"}})
+    with pytest.raises(ValueError, match=r"'data.json' is made from data"):
+        as_job("1", data=1, files={"data.json": b""})
+    assert files("1", files={"data.json": b"[]"}) == {"main.py": b"1", "data.json": b"[]"}
+
+
+def test_fetch_is_paths_and_patterns() -> None:
+    patterns = ["a", "out/*.csv", "**/*.png", "?[x]", "**", "*" * 300]
+    assert ran("1", fetch=patterns).fetch == patterns
+    for wrong in ("/*", "../*", "*/./a", "a//*", "*/"):
+        with pytest.raises(ValueError, match=r"the pattern .* of fetch must be relative"):
+            as_job("1", fetch=[wrong])
+    for pattern in ("*" * 1_025, "*\ud800"):
+        with pytest.raises(ValueError, match="fetch"):
+            as_job("1", fetch=[pattern])
+    with pytest.raises(ValueError, match="fetch has 65 paths; 64 are allowed"):
+        as_job("1", fetch=["a"] * 65)
+    kind: Any
+    for kind in ("abc", b"abc", 1, [1], {"a"}):
+        with pytest.raises(TypeError, match="fetch"):
+            as_job("1", fetch=kind)
+
+
+# How it is run.
+
+
+@pytest.mark.parametrize("value", each([0, 1, "true", None, [], Array()]))
+def test_merge_stderr_is_a_bool(value: Any) -> None:
+    with pytest.raises(TypeError, match="merge_stderr must be True or False"):
+        Job(code="1", merge_stderr=value)
+    assert ran("1", merge_stderr=True).merge_stderr is True
+    assert ran("1").merge_stderr is False
+
+
+def test_a_seed_is_an_integer_of_64_bits() -> None:
+    for seed in (0, -1, 2**63 - 1, -(2**63)):
+        assert ran("1", seed=seed).seed == seed
+    assert ran("1").seed is None
+    value: Any
+    for value in (True, 1.0, "1", [1]):
+        with pytest.raises(TypeError, match="seed must be an int or None"):
+            as_job("1", seed=value)
+    for value in (2**63, -(2**63) - 1, 10**5_000):
+        with pytest.raises(ValueError, match="seed must fit 64 bits"):
+            as_job("1", seed=value)
+
+
+def test_clean_is_asked_for_by_the_session() -> None:
+    job = Job(code="1")
+    assert request(job, Limits(), timeout_ms=1, python="3", clean=True).run.clean
+    assert not request(job, Limits(), timeout_ms=1, python="3").run.clean
+
+
+def test_the_options_of_a_run_are_fields_of_a_job() -> None:
+    assert RunOptions.__annotations__.keys() <= {field.name for field in msgspec.structs.fields(Job)}
 
 
 # The three forms of a job, and what is given beside it.
@@ -417,17 +565,31 @@ def test_a_job_is_a_value_that_cannot_be_changed() -> None:
 
 
 def test_the_limits_of_the_run_are_the_sandboxes() -> None:
-    limits = Limits(open_files=17, stdout_bytes=18, stderr_bytes=19, on_output_limit="kill", message_bytes=20, messages=21)
+    limits = Limits(
+        open_files=17, stdout_bytes=18, stderr_bytes=19, on_output_limit="kill", message_bytes=20, messages=21, display_bytes=22,
+        displays=23, file_bytes=24, file_count=25,
+    )  # fmt: skip
     run = sent(Job(code="1"), limits)
     assert (run.open_files, run.stdout_limit, run.stderr_limit, run.on_output_limit) == (17, 18, 19, "kill")
-    assert (run.message_limit, run.message_count) == (20, 21)
+    assert (run.message_limit, run.message_count, run.display_limit, run.display_count) == (20, 21, 22, 23)
+    assert (run.file_limit, run.file_count) == (24, 25)
 
 
-@given(st.text(min_size=1), st.text(), st.lists(st.text(), max_size=3), st.dictionaries(st.text(), st.text(), max_size=3))
-def test_whatever_is_accepted_can_be_sent(code: str, stdin: str, args: list[str], env: dict[str, str]) -> None:
+@given(
+    st.text(st.characters(codec=None)) | st.binary(),
+    st.text(),
+    st.lists(st.text(), max_size=3),
+    st.dictionaries(st.text(), st.text(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.binary() | st.text(), max_size=3),
+)
+def test_whatever_is_accepted_can_be_sent(
+    given: str | bytes, text: str, args: list[str], env: dict[str, str], more: dict[str, bytes | str]
+) -> None:
     try:
-        run = ran(code, stdin=stdin, args=args, env=env)
+        wanted = handed(as_job(given, stdin=text, args=args, env=env, files=more))
     except ValueError:
         return
-    assert len(encode(run)) <= RUN_SIZE
-    assert msgspec.json.decode(encode(run), type=Run) == run
+    assert len(encode(wanted.run)) <= RUN_ROOM
+    assert msgspec.json.decode(encode(wanted.run), type=Run) == wanted.run
+    assert wanted.stdin == text.encode()
+    assert len(wanted.files) == 1 + len(more)

@@ -28,6 +28,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "stderr_bytes": (1, 2**40),
     "messages": (0, 1_000_000),
     "message_bytes": (0, MAX_RUN_BYTES),
+    "displays": (0, 1_000_000),
+    "display_bytes": (0, MAX_RUN_BYTES),
+    "file_count": (0, 1_000_000),
+    "file_bytes": (0, 2**40),
     "code_bytes": (1, MAX_RUN_BYTES),
     "input_bytes": (0, MAX_RUN_BYTES),
 }

@@ -13,27 +13,51 @@ from hypothesis import strategies as st
 
 from dayfly import messages
 from dayfly.errors import ProtocolViolation
-from dayfly.messages import Hello, Message, Output, Ready, Run, RunnerFrame, decode, encode
+from dayfly.messages import (
+    FRAME_SIZE,
+    Hello,
+    Message,
+    Output,
+    Put,
+    Ready,
+    Run,
+    RunnerFrame,
+    Session,
+    Stdin,
+    decode,
+    encode,
+    path_problem,
+)
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 STATUS = {"uid": 7, "gid": 7, "no_new_privs": 1, "seccomp": 2, "cap_eff": "0", "cap_bnd": "0", "dumpable": 0}
 FRAMES: dict[str, dict[str, Any]] = {
     "ready": {
         "protocol": 1, "token": TOKEN, "version": "0.1.0", "pythons": {"3": "3.11.2"}, "status": STATUS, "cgroup": 1, "problems": [],
+        "preloaded": ["numpy"], "baseline_bytes": 1,
     },
-    "started": {},
+    "started": {"preloaded": False},
+    "want": {"bytes": 1},
     "output": {"stream": "stdout", "data": "aGk="},
     "message": {"data": "MQ=="},
+    "display": {"data": "MQ=="},
+    "file": {"path": "a", "data": "MQ==", "last": True},
+    "skipped": {"path": "a", "why": "missing"},
+    "next": {},
+    "spent": {"reason": "left"},
     "exit": {
         "token": TOKEN, "exit_code": 0, "signal": None, "timed_out": False, "output_limit": False, "stdout_dropped": 0, "stderr_dropped": 0,
-        "messages_dropped": 0, "wall_ms": 1.5, "cpu_ms": 1.0, "peak_memory_bytes": 5_000_000, "oom_kills": 0,
+        "messages_dropped": 0, "displays_dropped": 0, "skipped_dropped": 0, "wall_ms": 1.5, "cpu_ms": 1.0, "peak_memory_bytes": 5_000_000,
+        "max_rss_bytes": 4_000_000, "oom_kills": 0,
     },
     "error": {"message": "no room"},
 }  # fmt: skip
 RUN = Run(
-    code="print(1)", python="3", args=["a"], env={"A": "b"}, stdin=b"\0\xff", data=None, timeout_ms=1, open_files=16, stdout_limit=1,
-    stderr_limit=1, on_output_limit="truncate", message_limit=0, message_count=0,
+    token=TOKEN, clean=False, python="3", args=["a"], env={"A": "b"}, stdin=True, merge_stderr=False, seed=-1, timeout_ms=1, open_files=16,
+    stdout_limit=1, stderr_limit=1, on_output_limit="truncate", message_limit=0, message_count=0, display_limit=2, display_count=3,
+    fetch=["*"], file_limit=4, file_count=5,
 )  # fmt: skip
+HELLO = Hello(protocol=2, token=TOKEN, preload=["numpy"], session=Session(files=["/sandbox"], scratch=["/dev/shm"]))
 
 
 def body(kind: str, **changes: Any) -> bytes:
@@ -70,7 +94,10 @@ def test_the_status_is_as_strict(member: str) -> None:
     refused(body("ready", status={**STATUS, "more": 1}))
 
 
-INTEGERS = ("stdout_dropped", "stderr_dropped", "messages_dropped", "peak_memory_bytes", "oom_kills")
+INTEGERS = (
+    *("stdout_dropped", "stderr_dropped", "messages_dropped", "displays_dropped", "skipped_dropped"),
+    *("peak_memory_bytes", "max_rss_bytes", "oom_kills"),
+)
 OUT_OF_RANGE: list[tuple[str, str, list[Any]]] = [
     *(("exit", name, [-1, 2**63, 10**30, 1.5, "1", True, [], {}]) for name in INTEGERS),
     *(("exit", name, [-1, -0.5, 1e16, "1", True, float("nan"), float("inf"), -float("inf")]) for name in ("wall_ms", "cpu_ms")),
@@ -82,7 +109,18 @@ OUT_OF_RANGE: list[tuple[str, str, list[Any]]] = [
     ("output", "stream", ["stdin", "", "STDOUT", None, 1]),
     ("output", "data", [None, 1, "a", "YQ", "YQ=", "Y===", "_-__", "YQ==\n", " YQ==", "YQ==YQ==", "\u00e4"]),
     ("message", "data", [None, 1, "YQ", "YQ=="[:3], ["MQ=="]]),
+    ("display", "data", [None, 1, "YQ"]),
+    ("file", "path", [None, 1]),
+    ("file", "data", [None, 1, "YQ"]),
+    ("file", "last", [None, 1, "true"]),
+    ("skipped", "path", [None, 1]),
+    ("skipped", "why", [None, 1, "", "lost"]),
+    ("want", "bytes", [None, 0, -1, 1.5, "1", True]),
+    ("started", "preloaded", [None, 0, "false"]),
     ("error", "message", [None, 1, "x" * 4_097]),
+    ("spent", "reason", [None, 1, "x" * 4_097]),
+    ("ready", "preloaded", [None, "numpy", [1]]),
+    ("ready", "baseline_bytes", [-1, 1.5, "1"]),
     ("ready", "protocol", [None, "1", 1.5, True]),
     ("ready", "pythons", [None, [], "3", {"3": 3}]),
     ("ready", "problems", [None, "none", [1]]),
@@ -98,6 +136,7 @@ def test_a_member_of_a_wrong_type_or_out_of_range_is_refused(kind: str, member: 
 
 @pytest.mark.parametrize(("kind", "member", "value"), [
     ("exit", "exit_code", 255), ("exit", "signal", 127), ("exit", "stdout_dropped", 2**63 - 1), ("exit", "wall_ms", 1e15),
+    ("want", "bytes", 2**63 - 1), ("exit", "max_rss_bytes", None), ("ready", "baseline_bytes", None), ("spent", "reason", "x" * 4_096),
     ("exit", "wall_ms", 3), ("exit", "cpu_ms", None), ("exit", "peak_memory_bytes", None), ("exit", "oom_kills", None),
     ("error", "message", "x" * 4_096), ("error", "message", ""), ("output", "data", ""), ("message", "data", ""), ("ready", "cgroup", 0),
 ])  # fmt: skip
@@ -109,12 +148,12 @@ def test_a_member_at_its_bound_is_read(kind: str, member: str, value: Any) -> No
 @pytest.mark.parametrize("data", [
     b"", b" ", b"null", b"1", b'"started"', b"[]", b"[[", b"{", b"{}", b'{"type":1}', b'{"type":null}', b'{"type":["started"]}',
     b'{"type":"Started"}', b'{"type":"hello"}', b'{"type":"run"}', b'{"type":"frame"}', b'{"type":"status"}', b"\0", b"\xff\xfe",
-    b'{"type":"started"}x', b'{"type":"started"}\0', b'{"type":"started"}{"type":"started"}', b'{"type":"started",}',
-    b"{'type':'started'}", b'\xef\xbb\xbf{"type":"started"}', b'{"type":"started"} // no', '{"type":"started"}'.encode("utf-16"),
+    b'{"type":"next"}x', b'{"type":"next"}\0', b'{"type":"next"}{"type":"next"}', b'{"type":"next",}',
+    b"{'type':'next'}", b'\xef\xbb\xbf{"type":"next"}', b'{"type":"next"} // no', '{"type":"next"}'.encode("utf-16"),
     b'{"type":"error","message":"\xff"}', b'{"type":"error","message":"\\ud800"}', b'{"type":"error","message":"\\udc00\\ud800"}',
     b'{"type":"error","message":"\n"}', b'{"type":"exit","exit_code":NaN}', b'{"type":"exit","wall_ms":Infinity}',
     b'{"type":"exit","wall_ms":1e999}', b'{"type":"exit","exit_code":' + b"9" * 10_000 + b"}",
-    b"[" * 100_000, b'{"type":' * 20_000, b'{"x":' + b"[" * 100_000, b'{"type":"started","x":' + b"[" * 100_000,
+    b"[" * 100_000, b'{"type":' * 20_000, b'{"x":' + b"[" * 100_000, b'{"type":"next","x":' + b"[" * 100_000,
     b'{"type":"ready","status":' + b'{"uid":' * 20_000,
 ], ids=lambda data: repr(data[:40]))  # fmt: skip
 def test_what_is_no_frame_is_refused(data: bytes) -> None:
@@ -149,7 +188,7 @@ def test_a_frame_with_any_value_in_any_member_is_a_frame_or_a_violation(kind: st
 
 
 def test_the_text_of_a_violation_is_bounded_and_has_no_control_characters() -> None:
-    said = refused(b'{"type":"started","\\u001b[31m\\n' + b"x" * 100_000 + b'":1}')
+    said = refused(b'{"type":"next","\\u001b[31m\\n' + b"x" * 100_000 + b'":1}')
     assert said.isprintable()
     assert len(said) < 600
 
@@ -162,22 +201,52 @@ def test_bytes_travel_as_padded_base64(data: bytes, stream: str) -> None:
 
 
 def test_what_the_host_says_is_json_with_every_member() -> None:
-    assert json.loads(encode(Hello(protocol=1, token=TOKEN))) == {"type": "hello", "protocol": 1, "token": TOKEN}
-    run = json.loads(encode(RUN))
-    assert run == {
-        "type": "run", "code": "print(1)", "python": "3", "args": ["a"], "env": {"A": "b"}, "stdin": "AP8=", "data": None, "timeout_ms": 1,
-        "open_files": 16, "stdout_limit": 1, "stderr_limit": 1, "on_output_limit": "truncate", "message_limit": 0, "message_count": 0,
+    assert json.loads(encode(HELLO)) == {
+        "type": "hello", "protocol": 2, "token": TOKEN, "preload": ["numpy"],
+        "session": {"files": ["/sandbox"], "scratch": ["/dev/shm"]},
     }  # fmt: skip
+    assert json.loads(encode(RUN)) == {
+        "type": "run", "token": TOKEN, "clean": False, "python": "3", "args": ["a"], "env": {"A": "b"}, "stdin": True,
+        "merge_stderr": False, "seed": -1, "timeout_ms": 1, "open_files": 16, "stdout_limit": 1, "stderr_limit": 1,
+        "on_output_limit": "truncate", "message_limit": 0, "message_count": 0, "display_limit": 2, "display_count": 3,
+        "fetch": ["*"], "file_limit": 4, "file_count": 5,
+    }  # fmt: skip
+    assert json.loads(encode(Put(path="a", data=b"\0\xff", last=True))) == {"type": "put", "path": "a", "data": "AP8=", "last": True}
+    assert json.loads(encode(Stdin(data=b"", last=False))) == {"type": "stdin", "data": "", "last": False}
 
 
 def test_the_host_never_reads_its_own_frames() -> None:
-    refused(encode(Hello(protocol=1, token=TOKEN)))
-    refused(encode(RUN))
+    for frame in (HELLO, RUN, Put(path="a", data=b"", last=True), Stdin(data=b"", last=True)):
+        refused(encode(frame))
 
 
-@pytest.mark.parametrize(("name", "value"), [("PROTOCOL", 1), ("OUTPUT_SIZE", 65_536), ("FRAME_SIZE", 131_072), ("RUN_SIZE", 67_108_864)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PROTOCOL", 2), ("OUTPUT_SIZE", 65_536), ("FRAME_SIZE", 131_072), ("RUN_SIZE", 1_048_576), ("STDIN_WINDOW", 131_072),
+     ("PATH_BYTES", 1_024), ("PATH_PARTS", 16), ("PART_BYTES", 255), ("MAX_FILES", 1_024), ("MAX_PATTERNS", 64), ("MAX_SKIPPED", 100),
+     ("MAX_MODULES", 32), ("MODULE_LENGTH", 255)],
+)  # fmt: skip
 def test_the_bounds_are_those_of_the_contract(name: str, value: int) -> None:
     assert getattr(messages, name) == value
+
+
+def test_the_largest_piece_fits_its_frame() -> None:
+    put = Put(path="\x01" * 1_024, data=bytes(messages.PIECE_SIZE), last=True)
+    assert len(encode(put)) <= FRAME_SIZE
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", ".a", "...", "\u00e4" * 127, "/".join("a" * 16), "a b\n", "a\\b", "/".join(["a" * 204] * 5)])
+def test_a_relative_path_within_the_bounds_is_fine(path: str) -> None:
+    assert path_problem(path) is None
+
+
+@pytest.mark.parametrize(("path", "says"), [
+    ("", "0 bytes long"), ("a" * 1_025, "1,025 bytes long"), ("\ud800", "surrogate"), ("a\0b", "NUL"), ("/a", "absolute"),
+    ("a//b", "empty"), ("a/", "empty"), (".", "'.'"), ("..", "'..'"), ("a/../b", "'..'"),
+    ("/".join("a" * 17), "17 parts"), ("\u00e4" * 128, "more than 255"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_path_is_said(path: str, says: str) -> None:
+    assert says in str(path_problem(path))
 
 
 def test_frames_cannot_be_changed_once_they_were_checked() -> None:

@@ -24,7 +24,8 @@ PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min
 def end(**changes: Any) -> Exit:
     fields: dict[str, Any] = {
         "token": "", "exit_code": 0, "signal": None, "timed_out": False, "output_limit": False, "stdout_dropped": 0, "stderr_dropped": 0,
-        "messages_dropped": 0, "wall_ms": 12.5, "cpu_ms": 8.25, "peak_memory_bytes": 5_000_000, "oom_kills": 0,
+        "messages_dropped": 0, "displays_dropped": 0, "skipped_dropped": 0, "max_rss_bytes": 4_000_000,
+        "wall_ms": 12.5, "cpu_ms": 8.25, "peak_memory_bytes": 5_000_000, "oom_kills": 0,
     }  # fmt: skip
     return Exit(**{**fields, **changes})
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-OK = ["next"]
 
 
 def test_many_programs_each_in_a_process_of_its_own(session: Callable[..., Any]) -> None:
@@ -118,7 +117,7 @@ os.mkfifo('fifo'); os.makedirs('folder/inner'); os.chmod('folder', 0); os.symlin
 """
     assert runner.session_run(code).stderr == b""
     names = ["fifo", "folder", "linked/a", "plain/b", "shut/c", "new/d/e"]
-    ended = runner.session_run(f"print([open(name).read() for name in {names}])", files={name: b"x" for name in names})
+    ended = runner.session_run(f"print([open(name).read() for name in {names}])", files=dict.fromkeys(names, b"x"))
     assert ended.stdout == f"{['x'] * 6}\n".encode()
     assert list(target.iterdir()) == []
     assert not (tmp_path / "main.py").is_symlink()
@@ -186,16 +185,6 @@ fcntl.flock(os.open('lock', os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_
         assert ended.stdout == b"True\n"
     ended = runner.session_run(looks)
     assert (ended.stdout, ended.stderr) == (expected, b"")
-
-
-def test_tcp_that_waits_is_said_not_passed_on(session: Callable[..., Any]) -> None:
-    runner = session()
-    code = """
-import ctypes, fcntl, socket, struct
-s = socket.socket()
-fcntl.ioctl(s, 0x8914, struct.pack('16sh', b'lo', 0x1 | 0x40)) if False else None
-"""
-    assert runner.session_run(code).frames[-1]["type"] == "next"
 
 
 # The zygote.
@@ -275,18 +264,13 @@ print(found)
 def test_no_byte_of_a_program_is_in_the_next(size: int, session: Callable[..., Any]) -> None:
     runner = session()
     marker = b"MARKER-fedcba9876543210" * (size // 23 + 1)
-    import base64
-
+    text = marker.decode()[:1_000]
+    code = b"import sys; print(sys.stdin.read(), file=sys.stderr)\nprint(open('f').read())\n#" + marker
     for _ in range(2):
-        ended = runner.session_run(
-            b"import sys; print(sys.stdin.read(), file=sys.stderr)\nprint(open('f').read())\n#" + marker,
-            stdin=base64.b64encode(marker).decode(),
-            files={"f": marker},
-            args=[marker.decode()[:1000]],
-            env={"A": marker.decode()[:1000]},
-        )
+        ended = runner.session_run(code, stdin=base64.b64encode(marker).decode(), files={"f": marker}, args=[text], env={"A": text})
         assert marker in ended.stdout
-    assert marker[:23] in runner.session_run(SEARCH.replace("[1]", "1")).stderr or True
+    # The search finds what is there.
+    assert int(runner.session_run(SEARCH, env={"A": text}).stdout) > 0
     assert runner.session_run(SEARCH).stdout == b"0\n"
 
 
@@ -310,8 +294,6 @@ def test_a_run_before_the_last_has_been_cleaned_up_is_refused(session: Callable[
 
 
 def test_input_that_is_left_over_is_not_the_next_programs(session: Callable[..., Any]) -> None:
-    import base64
-
     runner = session()
     for _ in range(3):
         runner.unsent = None
@@ -332,7 +314,7 @@ def test_no_descriptor_and_no_memory_is_lost_over_many_programs(session: Callabl
     def state() -> tuple[int, int]:
         first = runner.pids()[0]
         (rss,) = (int(line.split()[1]) for line in Path(f"/proc/{first}/status").read_text().splitlines() if line.startswith("VmRSS"))
-        return len(os.listdir(f"/proc/{first}/fd")), rss
+        return len(list(Path(f"/proc/{first}/fd").iterdir())), rss
 
     for _ in range(20):
         runner.session_run("print('x' * 1000)", stdin="YQ==", files={"a/b": b"x"}, fetch=["a/*"])

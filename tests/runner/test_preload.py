@@ -1,0 +1,120 @@
+"""Modules that are imported before a program comes, and those that are refused."""
+
+# ruff: noqa: E501 - most programs are one line each
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REFUSED = {
+    "a thread": (
+        "import threading, time; threading.Thread(target=time.sleep, args=(100,), daemon=True).start()",
+        "number of threads 1 is now 2",
+    ),
+    "a child": ("import os, time\nif os.fork() == 0: time.sleep(100)", "child process False is now True"),
+    "a descriptor": ("file = open('/dev/null')", "descriptors"),
+    "a signal handler": ("import signal; signal.signal(signal.SIGTERM, lambda *_: None)", "signals handled"),
+    "an ignored signal": ("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)", "signals ignored"),
+    "a blocked signal": ("import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [10])", "signals blocked"),
+    "a timer": ("import signal; signal.setitimer(signal.ITIMER_REAL, 100)", "timer"),
+    "the working directory": ("import os; os.chdir('/')", "working directory"),
+    "the umask": ("import os; os.umask(0)", "umask"),
+    "an exception": ("1/0", "ZeroDivisionError"),
+    "an exit": ("raise SystemExit(3)", "SystemExit: 3"),
+}
+
+
+@pytest.fixture
+def module(python: Path) -> Callable[[str, str], None]:
+    """Write a module where the interpreter under test finds it."""
+    (packages,) = python.parents[1].glob("lib/python3*/site-packages")
+
+    def write(name: str, code: str) -> None:
+        (packages / f"{name}.py").write_text(code)
+
+    return write
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_fork_cannot_carry_is_refused_by_name(name: str, start: Callable[..., Any], module: Callable[[str, str], None]) -> None:
+    code, says = REFUSED[name]
+    module("guilty", code)
+    runner = start()
+    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": ["json", "guilty"], "session": None})
+    ended = runner.finish()
+    assert ended.status == 66
+    assert "preload of guilty: " in ended.error
+    assert says in ended.error
+
+
+def test_a_module_that_is_not_there(start: Callable[..., Any]) -> None:
+    runner = start()
+    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": ["not.there"], "session": None})
+    assert "preload of not.there: ModuleNotFoundError" in runner.finish().error
+
+
+FACTS = "import sys; print('json' in sys.modules, 'quiet' in sys.modules, __import__('quiet').value, 'dayfly_runner' in sys.modules, '_ctypes' in sys.modules)"
+
+
+def test_the_modules_are_there_and_what_they_print_is_not(
+    session: Callable[..., Any], start: Callable[..., Any], module: Callable[[str, str], None]
+) -> None:
+    module("quiet", "import sys, os; print('loud'); os.write(2, b'loud' * 100_000); value = 5; finder = sys.path")
+    alone = start()
+    assert alone.hello(preload=["json", "quiet"])["preloaded"] == ["json", "quiet"]
+    alone.run(FACTS)
+    assert alone.started()["preloaded"] is True
+    assert alone.finish().stdout == b"True True 5 False False\n"
+    runner = session(preload=["json", "quiet"])
+    for _ in range(2):
+        ended = runner.session_run(FACTS)
+        assert (ended.stdout, ended.stderr) == (b"True True 5 False False\n", b"")
+
+
+def test_an_interpreter_that_starts_anew_has_no_preload(session: Callable[..., Any], module: Callable[[str, str], None]) -> None:
+    module("quiet", "value = 5")
+    runner = session(preload=["quiet"])
+    ended = runner.session_run("import sys; print('quiet' in sys.modules)", env={"PYTHONHASHSEED": "0"})
+    assert (ended.frames[0]["preloaded"], ended.stdout) == (False, b"False\n")
+    ended = runner.session_run("import sys; print('quiet' in sys.modules)")
+    assert (ended.frames[0]["preloaded"], ended.stdout) == (True, b"True\n")
+
+
+def test_random_numbers_differ_unless_there_is_a_seed(session: Callable[..., Any]) -> None:
+    runner = session(preload=["random"])
+    code = "import random; print(random.random())"
+    assert len({runner.session_run(code).stdout for _ in range(4)}) == 4
+    assert len({runner.session_run(code, seed=7).stdout for _ in range(3)}) == 1
+    assert runner.session_run(code, seed=8).stdout != runner.session_run(code, seed=-7).stdout
+
+
+def test_a_seed_without_a_preload(run: Callable[..., Any]) -> None:
+    code = "import random; print(random.random())"
+    assert run(code, seed=5).stdout == run(code, seed=5).stdout != run(code).stdout
+
+
+def test_atexit_and_environment_of_a_module_are_carried(
+    run: Callable[..., Any], session: Callable[..., Any], module: Callable[[str, str], None]
+) -> None:
+    module(
+        "carried", "import atexit, os, sys; atexit.register(print, 'at the end'); os.environ['CARRIED'] = '1'; sys.path.append('/carried')"
+    )
+    runner = session(preload=["carried"])
+    for _ in range(2):
+        ended = runner.session_run("import os, sys; print(os.environ['CARRIED'], sys.path[-1])")
+        assert ended.stdout == b"1 /carried\nat the end\n"
+
+
+def test_no_subinterpreter_starts_the_runner_again(run: Callable[..., Any]) -> None:
+    ended = run("""
+import sys
+try: import _xxsubinterpreters as interpreters
+except ImportError: import _interpreters as interpreters
+code = "import sys; print(sys._xoptions, getattr(sys, 'orig_argv', ['', '-u', 'main.py'])[1:], 'dayfly_runner' in sys.modules)"
+interpreters.run_string(interpreters.create(), code)
+""")
+    assert (ended.stdout, ended.stderr) == (b"{} ['-u', 'main.py'] False\n", b"")
