@@ -217,8 +217,8 @@ def test_the_same_from_threads() -> None:
 
 
 async def test_bad_input_comes_before_the_question_whether_there_is_a_pool() -> None:
-    with pytest.raises(ValueError, match="code is empty"):
-        await dayfly.AsyncSandbox().run("")
-    with pytest.raises(ValueError, match="code is empty"):
-        async for _ in dayfly.AsyncSandbox().stream(""):
+    with pytest.raises(ValueError, match="code is 1,000,001 bytes"):
+        await dayfly.AsyncSandbox().run("#" * 1_000_001)
+    with pytest.raises(ValueError, match="code is 1,000,001 bytes"):
+        async for _ in dayfly.AsyncSandbox().stream("#" * 1_000_001):
             pass
