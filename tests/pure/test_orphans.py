@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from dayfly import EngineError, EngineRefused, EngineUnreachable, ImageMissing, orphans
-from dayfly.orphans import IMAGE_LABEL, LABEL, STRANGER_AGE, find, is_orphan, labels, reap, retire
+from dayfly.names import PROTOCOL_LABEL as IMAGE_LABEL
+from dayfly.orphans import LABEL, STRANGER_AGE, find, is_orphan, labels, reap, retire
 
 NOW = 1_000_000_000.0
 RUNNING, CREATED, EXITED, PAUSED = "running", "created", "exited", "paused"
