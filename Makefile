@@ -2,7 +2,6 @@
 #   make run    set up what is missing, then run the examples
 #   make test   set up what is missing, then lint, types and the whole test suite on the real engine
 # Beside them: make setup (their common part, quick when nothing is to do) and make clean; and two tests that take their time:
-#   make test-lowest, make test-pythons    some tests with the lowest dependencies; most with every Python from 3.10 on
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
 #   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of all that reads bytes from the other side,
 #                          that long for each target
@@ -13,7 +12,7 @@ BIN := $(VENV)/bin
 BUILD = $(BIN)/dayfly image build
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test test-lowest test-pythons setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm bench
+.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm bench
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -33,20 +32,6 @@ test: setup
 	@tools/runtimes
 	@$(BIN)/pytest --ignore tests/pure
 	@$(MAKE) --no-print-directory soak RUNS=500
-
-# The lowest versions of what the core imports, exactly: pyproject.toml must not promise more.
-LOWEST = anyio==4.8.0 httpcore==1.0.6 httpx==0.28.0 msgspec==0.19.0
-test-lowest: setup
-	$(say) "the lowest dependencies: $(LOWEST)"
-	@python3 -m venv build/lowest
-	@build/lowest/bin/pip install --quiet --disable-pip-version-check --editable . $(LOWEST) $(TEST_TOOLS)
-	@build/lowest/bin/python -m pytest $(or $(TESTS),tests/pure/test_owner.py tests/pure/test_pool.py tests/pure/test_endpoint.py \
-		tests/pure/test_engine_api.py tests/pure/test_job.py tests/pure/test_messages.py tests/engine/test_close.py)
-
-# Every Python from 3.10 on that is at hand (pyenv's, and those on the PATH). It says which ran.
-TEST_TOOLS = 'pytest>=9' 'pytest-timeout>=2.4' 'hypothesis>=6.100' 'trio>=0.31' mypy
-test-pythons: setup
-	@tools/pythons $(TEST_TOOLS) -- $(or $(TESTS),tests/pure tests/engine/test_runs.py)
 
 soak: setup
 	$(say) "soak: $(or $(RUNS),500) runs"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dayfly import EngineError, EngineRefused, EngineUnreachable, ImageMissing, orphans
-from dayfly.names import PROTOCOL_LABEL
+from dayfly.names import PROTOCOL_LABEL as IMAGE_LABEL
 from dayfly.orphans import LABEL, STRANGER_AGE, find, is_orphan, labels, reap, retire
 
 NOW = 1_000_000_000.0
@@ -26,7 +26,7 @@ def row(state: str = CREATED, *, age: float = 0.0, **changes: str | None) -> dic
 
     `changes` are labels; None takes one away.
     """
-    label = {**MINE, PROTOCOL_LABEL: "1", LABEL: "f" * 32, "dayfly.pid": str(DEAD), "dayfly.started": "12345"}
+    label = {**MINE, IMAGE_LABEL: "1", LABEL: "f" * 32, "dayfly.pid": str(DEAD), "dayfly.started": "12345"}
     for name, value in changes.items():
         key = f"dayfly.{name}"
         label.pop(key, None)
@@ -107,7 +107,7 @@ def test_a_reused_pid_is_another_process(sleeper: Any) -> None:
 
 def test_a_sandbox_of_this_process_lives_until_it_retires() -> None:
     mine = labels()
-    container = {**row(RUNNING), "Labels": {**mine, PROTOCOL_LABEL: "1"}}
+    container = {**row(RUNNING), "Labels": {**mine, IMAGE_LABEL: "1"}}
     assert not is_orphan(container, same_host=True, now=NOW)
     # Also where this process does not recognize its own host.
     assert not is_orphan({**container, "State": EXITED, "Created": 0}, same_host=False, now=NOW)
@@ -171,7 +171,7 @@ def test_labels_name_this_process_and_each_sandbox() -> None:
     assert {**one, LABEL: ""} == {**other, LABEL: ""}
     assert all(one.values())
     assert (one["dayfly.pid"], one["dayfly.started"]) == (str(os.getpid()), started(os.getpid()))
-    assert PROTOCOL_LABEL not in one, "the image brings it"
+    assert IMAGE_LABEL not in one, "the image brings it"
     retire(one[LABEL])
     retire(one[LABEL])
     retire(other[LABEL])
@@ -201,7 +201,7 @@ class Engine:
 
     def __init__(self, *rows: dict[str, Any]) -> None:
         self.rows = {one["Id"]: one for one in rows}
-        self.images: dict[str, Any] = {IMAGE: {PROTOCOL_LABEL: "1"}}
+        self.images: dict[str, Any] = {IMAGE: {IMAGE_LABEL: "1"}}
         self.local = True
         self.name = os.uname().nodename
         self.stuck: set[str] = set()
@@ -247,7 +247,7 @@ async def test_reap_removes_orphans_and_goes_on_after_a_failure() -> None:
 @pytest.mark.parametrize("state", STATES)
 async def test_a_stranger_with_our_labels_is_never_touched(stranger: dict[str, Any], state: str) -> None:
     engine: Any = Engine({**row(state, age=1e9), **stranger}, {**row(state), "Id": "orphan"})
-    engine.images["inherits"] = {PROTOCOL_LABEL: "1", LABEL: "x", "dayfly.boot": "x"}
+    engine.images["inherits"] = {IMAGE_LABEL: "1", LABEL: "x", "dayfly.boot": "x"}
     assert [one["Id"] for one in await reap(engine)] == ["orphan"]
     assert set(engine.rows) == {"c0ffee"}
 
