@@ -35,7 +35,7 @@ class EngineAPI:
     Entering raises EngineUnreachable, or EngineError for an engine older than API 1.41 (Docker 20.10).
     """
 
-    def __init__(self, docker_host: str | None = None, *, deadline: float | None = None) -> None:
+    def __init__(self, docker_host: str | Endpoint | None = None, *, deadline: float | None = None) -> None:
         self._endpoint: Endpoint = resolve(docker_host)
         self._deadline = DEFAULT_DEADLINE if deadline is None else deadline
         self._prefix = ""

@@ -142,8 +142,12 @@ SERVER_ROWS = [
     ["command"],
     ["process"],
     ["app"],
-    ["docs", "service"],
-    ["problems", "metrics", "tracing"],
+    ["middleware", "routes"],
+    ["runs"],
+    ["context"],
+    ["service", "results", "docs"],
+    ["bodies", "metrics", "turns", "tracing", "connections", "logs"],
+    ["problems"],
     ["quotas"],
     ["keys", "config"],
     ["__init__"],
@@ -151,7 +155,7 @@ SERVER_ROWS = [
 SERVER_ROW_OF = {room: number for number, row in enumerate(SERVER_ROWS) for room in row}
 SERVER_BEYOND_THE_FACE = {
     "dayfly.engine_api",  # one ping, for /readyz
-    "dayfly.job",  # UNSET, for a job's data
+    "dayfly.endpoint",  # where the engine is, found once
 }
 
 

@@ -123,7 +123,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert len(key) > 40
     assert key not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    ring = keys.Ring([], str(file))
+    ring = keys.KeyStore([], str(file))
     found = ring.find(key)
     assert found is not None
     assert found.name == "alice"
@@ -139,7 +139,7 @@ def test_keys_are_read_again_and_a_broken_file_changes_nothing(tmp_path: Path) -
     now = 0.0
     file, first, second = tmp_path / "keys", keys.new(), keys.new()
     file.write_text(keys.line("first", first) + " concurrency=3  # a comment\n\n")
-    ring = keys.Ring([], str(file), clock=lambda: now)
+    ring = keys.KeyStore([], str(file), clock=lambda: now)
     found = ring.find(first)
     assert found is not None
     assert found.concurrency == 3

@@ -1,0 +1,220 @@
+"""Request bodies: bounded by Content-Length, while they are read, and all together; then decoded.
+
+What is only passed on (`data`) stays JSON text: it is checked and compacted, never built. A large
+body is decoded in a thread, so that other requests are served meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+from litestar.types import Receive
+from msgspec import UNSET
+
+from dayfly import Job
+
+from .problems import ClientGone, Problem, invalid
+
+T = TypeVar("T")
+
+THREAD_ABOVE = 262_144
+"""Bytes of JSON above which decoding and encoding happen in a thread."""
+
+_LONE = re.compile(
+    rb"(?<!\\)(?:\\\\)*(\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2}))"
+)
+"""An escape for half of a surrogate pair whose other half is not beside it."""
+_ESCAPES = re.compile(rb"(?:\\u(?!00[01]|0022|005[cC])[0-9a-fA-F]{4})+|(?:\\(?:[^u]|u(?=00[01]|0022|005[cC])))+")
+"""A run of escapes that plain UTF-8 can replace, or a run of others, which must be stepped over."""
+
+
+class BodyMemory:
+    """Bytes of all request bodies that the server holds at once. One key may take half of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def hold(self, key: str) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes more bytes for this request; Problem if there are none."""
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            if self._held.total() + size > self._most or self._held[key] + size > self._most // 2:
+                raise Problem(
+                    503,
+                    "overloaded",
+                    "The server is overloaded",
+                    f"request bodies take too much memory (max_bodies_bytes is {self._most:,})",
+                    retry_after=1,
+                    delivered=False,
+                )
+            own += size
+            self._held[key] += size
+
+        try:
+            yield take
+        finally:
+            self._held[key] -= own
+            if not self._held[key]:
+                del self._held[key]
+
+
+async def read(receive: Receive, headers: Mapping[str, str], most: int, take: Callable[[int], None]) -> bytes:
+    """Return the body. Problem 413 over `most` bytes, before they are read; ClientGone."""
+    length = headers.get("content-length", "")
+    declared = int(length) if length.isascii() and length.isdigit() else None
+    if declared is not None:
+        if declared > most:
+            raise _too_large(f"the body is {declared:,} bytes", most)
+        take(declared)
+    body = bytearray()
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > most:
+            raise _too_large("the body is larger", most)
+        if declared is None:
+            take(len(chunk))
+        body += chunk
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(fact: str, most: int) -> Problem:
+    detail = f"{fact}; the limit (request_bytes) is {most:,}"
+    return Problem(413, "too-large", "The request is too large", detail)
+
+
+class CompileRequest(msgspec.Struct, rename="camel"):
+    """The body that code-execution-api-demo documents. Other members are ignored, as there."""
+
+    code: str = ""
+    v3: bool | None = None
+    timeout_ms: float | None = None
+    data: msgspec.Raw = UNSET  # type: ignore[assignment]  # absent
+
+
+def _job_request() -> Any:
+    """Job's own JSON form, with `data` left as text. Fields that Job gains are here by themselves."""
+    hints = get_type_hints(Job)
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(Job):
+        kind = msgspec.Raw if field.name == "data" else hints[field.name]
+        if field.required:
+            fields.append((field.name, kind))
+        elif field.default is not msgspec.NODEFAULT:
+            fields.append((field.name, kind, field.default))
+        else:
+            fields.append((field.name, kind, msgspec.field(default_factory=field.default_factory)))
+    return msgspec.defstruct("JobRequest", fields, rename="camel", forbid_unknown_fields=True, kw_only=True)
+
+
+_compile_decoder = msgspec.json.Decoder(CompileRequest)
+_job_decoder: Any = msgspec.json.Decoder(_job_request())
+_JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
+
+
+async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
+    """Return the Job that a body of /v1/run stands for. Problem if there is none."""
+    return await _off_loop(body, lambda text: _job(_decoded(_job_decoder, text), max_timeout_ms))
+
+
+async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
+    """Return the Job that a body of /compile stands for, None without code. Problem for the rest."""
+
+    def decode(text: bytes) -> Job | None:
+        request = _decoded(_compile_decoder, text)
+        return _job(request, max_timeout_ms) if request.code else None
+
+    return await _off_loop(body, decode)
+
+
+async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if len(body) <= THREAD_ABOVE:
+        return decode(body)
+    return await asyncio.to_thread(decode, body)
+
+
+def _job(request: Any, max_timeout_ms: float) -> Job:
+    given = request.timeout_ms
+    if given is not None and not 1 <= given <= max_timeout_ms:
+        raise invalid(f"timeoutMs is {given:g}; this server takes 1 to {max_timeout_ms:g} (max_timeout_ms)")
+    values = {name: getattr(request, name) for name in _JOB_FIELDS if hasattr(request, name)}
+    if values["data"] is not UNSET:
+        values["data"] = msgspec.Raw(_compacted(bytes(values["data"])))
+    try:
+        return Job(**values)
+    except (TypeError, ValueError) as error:
+        raise invalid(str(error)) from None
+
+
+def _compacted(data: bytes) -> bytes:
+    """Return JSON without white space, and with UTF-8 in place of escapes where both mean the same."""
+    data = msgspec.json.format(data, indent=-1)
+    return _ESCAPES.sub(_unescaped, data) if b"\\u" in data else data
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    run = match[0]
+    if run[1:2] != b"u" or run[2:6] == b"":
+        return run
+    text = run.decode("raw_unicode_escape")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16").encode()
+
+
+def _decoded(decoder: Any, body: bytes) -> Any:
+    if not body.strip(b" \t\r\n"):
+        raise malformed("the body is empty")
+    try:
+        return _with_text(decoder.decode(body), body)
+    except msgspec.ValidationError as error:
+        raise invalid(_reason(str(error))) from None
+    except UnicodeDecodeError:
+        raise _not_utf8(body) from None
+    except msgspec.DecodeError as error:
+        if lone := _LONE.search(body):
+            at, escape = lone.start(1), lone[1][:6].decode()
+            raise malformed(f"the escape {escape} at byte {at} is a lone surrogate, which is not text") from None
+        raise malformed(str(error)) from None
+    except RecursionError:
+        raise malformed("the JSON is nested too deeply") from None
+
+
+def _with_text(request: Any, body: bytes) -> Any:
+    if request.data is not UNSET and not body.isascii():
+        body.decode()  # `data` was not decoded, so nothing has looked at its UTF-8 yet
+    return request
+
+
+def _not_utf8(body: bytes) -> Problem:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return malformed(f"the body is not valid UTF-8: {error.reason} at byte {error.start}")
+    return malformed("the body is not valid UTF-8")
+
+
+def malformed(detail: str) -> Problem:
+    """A request that cannot be read."""
+    return Problem(400, "malformed", "The request cannot be read", detail)
+
+
+def _reason(text: str) -> str:
+    """`Expected `str` - at `$.code`` as `code: Expected `str``."""
+    message, _, place = text.partition(" - at `$")
+    place = place.rstrip("`").removeprefix(".")
+    return f"{place}: {message}" if place else message
