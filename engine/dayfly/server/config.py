@@ -48,12 +48,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rate_burst: Annotated[int, _about("Runs that a key may begin at once after a pause.", ge=1, le=1_000_000)] = 60
     concurrency: Annotated[int, _about("Runs of a key at once, waiting ones among them; 0: no limit.", ge=0, le=100_000)] = 32
     running_per_key: Annotated[
-        int | None,
-        _about(
-            "Containers that one key may have at once; none given: half of max_containers where there is more than one key.",
-            ge=1,
-            le=100_000,
-        ),
+        Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None,
+        _about("Containers that a key may have at once; none given: half, if there are two keys."),
     ] = None
     allowed_networks: Annotated[list[str], _about("Networks that clients may come from; none: all.")] = []
     trusted_proxies: Annotated[list[str], _about("Networks whose X-Forwarded-For is believed.")] = []
@@ -74,13 +70,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
     max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512
     request_bytes: Annotated[
-        int | None,
-        _about(
-            "Size of a request's body at most; none given: what limits.code_bytes and "
-            "limits.input_bytes can take in JSON, six bytes for one.",
-            ge=1_024,
-            le=1_000_000_000,
-        ),
+        Annotated[int, msgspec.Meta(ge=1_024, le=1_000_000_000)] | None,
+        _about("Size of a request's body; none given: what code and input can take in JSON."),
     ] = None
     max_bodies_bytes: Annotated[
         int,
