@@ -114,11 +114,11 @@ def test_identity_and_a_byte_order_mark_are_nothing(client: httpx.Client) -> Non
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"code": "\\ud83d"}', "escape \\ud83d at byte 10 is a lone surrogate"),
-        (b'{"code": "\\ud83d x"}', "escape \\ud83d at byte 10 is a lone surrogate"),
-        (b'{"code": "\\\\\\uDC00"}', "escape \\uDC00 at byte 12 is a lone surrogate"),
-        (b'{"code": "1", "data": ["\\ud83d"]}', "escape \\ud83d at byte 24 is a lone surrogate"),
-        (b'{"code": "\\ud83d\\ude00\\ude00"}', "escape \\ude00 at byte 22 is a lone surrogate"),
+        (b'{"code": "\\ud83d"}', "escape \\ud83d at byte 10 is a lone surrogate, not text"),
+        (b'{"code": "\\ud83d x"}', "escape \\ud83d at byte 10 is a lone surrogate, not text"),
+        (b'{"code": "\\\\\\uDC00"}', "escape \\uDC00 at byte 12 is a lone surrogate, not text"),
+        (b'{"code": "1", "data": ["\\ud83d"]}', "escape \\ud83d at byte 24 is a lone surrogate, not text"),
+        (b'{"code": "\\ud83d\\ude00\\ude00"}', "escape \\ude00 at byte 22 is a lone surrogate, not text"),
         (b'{"code": "ab\xff"}', "not valid UTF-8: invalid start byte at byte 12"),
         (b'{"code": "1", "data": "ab\xff"}', "not valid UTF-8: invalid start byte at byte 25"),
         (b'{"code": "1", "data": "\xed\xa0\x80"}', "not valid UTF-8"),

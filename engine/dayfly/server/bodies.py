@@ -12,7 +12,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 from litestar.types import Receive
@@ -32,8 +32,11 @@ _LONE = re.compile(
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2}))"
 )
 """An escape for half of a surrogate pair whose other half is not beside it."""
-_ESCAPES = re.compile(rb"(?:\\u(?!00[01]|0022|005[cC])[0-9a-fA-F]{4})+|(?:\\(?:[^u]|u(?=00[01]|0022|005[cC])))+")
-"""A run of escapes that plain UTF-8 can replace, or a run of others, which must be stepped over."""
+SEARCHED, SLICE = 2_000_000, 131_072
+"""Bytes of a body that are searched for a lone surrogate, and bytes that are handled in one call:
+other threads wait for as long as that takes."""
+MOST_ARGS = 4_096
+"""Members of `args`, and of `env`: each is checked by itself."""
 
 
 class BodyMemory:
@@ -112,7 +115,9 @@ def _job_request() -> Any:
     hints = get_type_hints(Job)
     fields: list[Any] = []
     for field in msgspec.structs.fields(Job):
-        kind = msgspec.Raw if field.name == "data" else hints[field.name]
+        kind: Any = msgspec.Raw if field.name == "data" else hints[field.name]
+        if field.name in ("args", "env"):
+            kind = Annotated[kind, msgspec.Meta(max_length=MOST_ARGS)]
         if field.required:
             fields.append((field.name, kind))
         elif field.default is not msgspec.NODEFAULT:
@@ -165,15 +170,41 @@ def _job(request: Any, max_timeout_ms: float) -> Job:
 def _compacted(data: bytes) -> bytes:
     """Return JSON without white space, and with UTF-8 in place of escapes where both mean the same."""
     data = msgspec.json.format(data, indent=-1)
-    return _ESCAPES.sub(_unescaped, data) if b"\\u" in data else data
+    if b"\\u" not in data:
+        return data
+    # Control characters stand for what must stay: valid JSON has none. Every escaped backslash is
+    # taken out first, so that each one left begins an escape.
+    data = data.replace(b"\\\\", b"\x00")
+    for escape in (b"000", b"001", b"0022", b"005c", b"005C"):
+        data = data.replace(b"\\u" + escape, b"\x01" + escape)
+    parts: list[bytes] = []
+    start = 0
+    while start < len(data):
+        end = _boundary(data, start + SLICE)
+        parts.append(_unescaped(data[start:end]))
+        start = end
+    return b"".join(parts).replace(b"\x01", b"\\u").replace(b"\x00", b"\\\\")
 
 
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    run = match[0]
-    if run[1:2] != b"u" or run[2:6] == b"":
-        return run
-    text = run.decode("raw_unicode_escape")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16").encode()
+def _boundary(data: bytes, near: int) -> int:
+    """Return where to cut: not within a character, an escape, or a pair of surrogates."""
+    if near >= len(data):
+        return len(data)
+    escape = data.rfind(b"\\", near - 6, near)
+    if escape >= 0:
+        low = data[escape : escape + 4].lower() in (b"\\udc", b"\\udd", b"\\ude", b"\\udf")
+        return escape - 6 if low else escape
+    while data[near] & 0xC0 == 0x80:
+        near -= 1
+    if data[near : near + 4].lower() in (b"\\udc", b"\\udd", b"\\ude", b"\\udf"):
+        near -= 6
+    return near
+
+
+def _unescaped(text: bytes) -> bytes:
+    decoded = text.decode().encode("raw_unicode_escape").decode("raw_unicode_escape")
+    # An escaped pair is two surrogates by now; UTF-16 makes one character of them.
+    return decoded.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
 
 
 def _decoded(decoder: Any, body: bytes) -> Any:
@@ -198,6 +229,17 @@ def _with_text(request: Any, body: bytes) -> Any:
     if request.data is not UNSET and not body.isascii():
         body.decode()  # `data` was not decoded, so nothing has looked at its UTF-8 yet
     return request
+
+
+def _lone_surrogate(said: str, body: bytes) -> Problem | None:
+    """Return the problem if that is what msgspec calls truncated, or an invalid pair."""
+    if "truncated" not in said and "surrogate" not in said:
+        return None
+    for start in range(0, min(len(body), SEARCHED), SLICE):
+        if found := _LONE.search(body, start, start + SLICE + 16):
+            at, escape = found.start(1), found[1][:6].decode()
+            return malformed(f"the escape {escape} at byte {at} is a lone surrogate, not text")
+    return None
 
 
 def _not_utf8(body: bytes) -> Problem:

@@ -47,6 +47,8 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     stderr_bytes: int
     request_bytes: int
     """The body of a request, as JSON."""
+    arg_count: int = bodies.MOST_ARGS
+    """Members of `args`, and of `env`."""
 
 
 # Guards.
