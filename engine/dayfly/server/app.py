@@ -50,7 +50,6 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
             tracing.close()
 
     key = SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header")
-    schemas: Any = routes.SCHEMAS
     app = Litestar(
         routes.handlers(playground=context.config.playground),
         lifespan=[lifespan],
@@ -59,7 +58,7 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
             title="dayfly",
             version=__version__,
             description="Untrusted Python code in single-use, hardened containers.",
-            components=Components(schemas=schemas, security_schemes={"key": key}),
+            components=Components(security_schemes={"key": key}),
             path="/schema",
             render_plugins=docs.PLUGINS,
             use_handler_docstrings=True,
@@ -67,5 +66,6 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
         debug=False,
         logging_config=None,
     )
+    routes.document_bodies(app.openapi_schema)
     paths = frozenset(route.path for route in app.routes)
     return Middleware(app, context, tracing, paths, connections)

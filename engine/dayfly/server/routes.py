@@ -11,7 +11,7 @@ from litestar import MediaType, Request, Response, get, post
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
+from litestar.openapi.spec import OpenAPI, OpenAPIMediaType, Reference, RequestBody
 from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -148,20 +148,24 @@ _MEANING = {
 }
 _RUN_PROBLEMS = (400, 403, 413, 415, 422, 429, 502, 503)
 
+_BODIES = {"/compile": "CompileRequest", "/v1/run": "Job", "/v1/run/stream": "Job"}
+SCHEMAS: dict[str, Any]
 _, SCHEMAS = msgspec.json.schema_components([Job, bodies.CompileRequest], ref_template="#/components/schemas/{name}")
 """The schemas of bodies, which no handler names: they are read by `bodies`."""
 
 
-def _takes(name: str) -> type[Operation]:
-    """Return an operation whose body is the schema `name`."""
-
-    class Takes(Operation):
-        def __post_init__(self) -> None:
-            schema = Reference(ref=f"#/components/schemas/{name}")
-            content = {"application/json": OpenAPIMediaType(schema=schema)}
-            self.request_body = RequestBody(content=content, required=True)
-
-    return Takes
+def document_bodies(schema: OpenAPI) -> None:
+    """Add the bodies of requests to the OpenAPI document: no handler has them as a parameter."""
+    assert schema.components is not None
+    assert schema.components.schemas is not None
+    assert schema.paths is not None
+    schema.components.schemas.update(SCHEMAS)
+    for path, name in _BODIES.items():
+        operation = schema.paths[path].post
+        assert operation is not None
+        reference = Reference(ref=f"#/components/schemas/{name}")
+        content = {"application/json": OpenAPIMediaType(schema=reference)}
+        operation.request_body = RequestBody(content=content, required=True)
 
 
 def _result(kind: Any, media_type: str, description: str) -> dict[int, ResponseSpec]:
@@ -179,7 +183,6 @@ def _result(kind: Any, media_type: str, description: str) -> dict[int, ResponseS
     status_code=200,
     guards=[require_key, require_json],
     responses=_result(runs.CompileResult, "application/json", "The documented names."),
-    operation_class=_takes("CompileRequest"),
     tags=["runs"],
     security=[{"key": []}],
 )
@@ -193,7 +196,6 @@ async def compile_() -> ASGIApp:
     status_code=200,
     guards=[require_key, require_json],
     responses=_result(Result, "application/json", "All that is known of the run."),
-    operation_class=_takes("Job"),
     tags=["runs"],
     security=[{"key": []}],
 )
@@ -211,7 +213,6 @@ async def run(combined: bool = True) -> ASGIApp:
         "text/event-stream",
         "Events: `started` {queueMs}; `output` {stream, text}, as written; last, `result` (a Result) or `error`.",
     ),
-    operation_class=_takes("Job"),
     tags=["runs"],
     security=[{"key": []}],
 )
