@@ -217,10 +217,7 @@ def _decoded(decoder: Any, body: bytes) -> Any:
     except UnicodeDecodeError:
         raise _not_utf8(body) from None
     except msgspec.DecodeError as error:
-        if lone := _LONE.search(body):
-            at, escape = lone.start(1), lone[1][:6].decode()
-            raise malformed(f"the escape {escape} at byte {at} is a lone surrogate, which is not text") from None
-        raise malformed(str(error)) from None
+        raise (_lone_surrogate(str(error), body) or malformed(str(error))) from None
     except RecursionError:
         raise malformed("the JSON is nested too deeply") from None
 
