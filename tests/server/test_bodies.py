@@ -78,3 +78,13 @@ def test_no_shape_is_costly_to_decode(body: bytes) -> None:
     begun = time.process_time()
     decode(body)
     assert time.process_time() - begun < 1.2
+
+
+def test_whole_pairs_are_never_lone_surrogates() -> None:
+    for shift in range(12):
+        told = decode(b'{"code":"' + b"x" * shift + rb"\ud83d\ude00" * 40_000)
+        assert isinstance(told, Problem)
+        assert told.detail == "Input data was truncated"
+        told = decode(b'{"code":"' + b"x" * shift + rb"\ud83d\ude00" * 40_000 + rb'\ud83d"}')
+        assert isinstance(told, Problem)
+        assert f"at byte {9 + shift + 480_000} is a lone surrogate" in told.detail

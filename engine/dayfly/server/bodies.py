@@ -233,7 +233,9 @@ def _lone_surrogate(said: str, body: bytes) -> Problem | None:
     if "truncated" not in said and "surrogate" not in said:
         return None
     for start in range(0, min(len(body), SEARCHED), SLICE):
-        if found := _LONE.search(body, start, start + SLICE + 16):
+        end = start + SLICE
+        found = _LONE.search(body, start, end + 16)
+        if found and found.start(1) < end:  # after that, its other half may be out of sight
             at, escape = found.start(1), found[1][:6].decode()
             return malformed(f"the escape {escape} at byte {at} is a lone surrogate, not text")
     return None
