@@ -57,8 +57,19 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return context
 
 
-def resolve(docker_host: str | None = None, *, environ: Mapping[str, str] = os.environ, system_socket: str = SYSTEM_SOCKET) -> Endpoint:
-    """Find the engine. TypeError or ValueError for an address, context or TLS setting that makes no sense."""
+def resolve(
+    docker_host: str | Endpoint | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    system_socket: str = SYSTEM_SOCKET,
+) -> Endpoint:
+    """Find the engine. TypeError or ValueError for an address, context or TLS setting that makes no sense.
+
+    An Endpoint is returned as it is. A process that makes sandbox after sandbox resolves once: the
+    Docker client's files may be half written, or unreadable for want of descriptors, later on.
+    """
+    if isinstance(docker_host, Endpoint):
+        return docker_host
     if docker_host is not None and not isinstance(docker_host, str):
         raise TypeError(f"docker_host must be a str, not {type(docker_host).__name__}")
     home = Path(environ.get("HOME") or "~").expanduser()

@@ -40,7 +40,7 @@ class EngineAPI:
     """
 
     def __init__(self, where: str | Endpoint | None = None, *, deadline: float | None = None) -> None:
-        self.endpoint = where if isinstance(where, Endpoint) else resolve(where)
+        self.endpoint = resolve(where)
         self._deadline = DEFAULT_DEADLINE if deadline is None else deadline
         self._prefix = ""
         self._open: Connection | None = None

@@ -74,7 +74,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     timeout_ms: float | None = None
     """Milliseconds of wall time, 1 or more. None: the sandbox's default."""
     data: Any = UNSET
-    """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is given."""
+    """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is given.
+    A `msgspec.Raw` is taken as JSON text, checked, and passed on without being decoded."""
     stdin: str | None = None
     """Standard input as text; None: empty, or `data`."""
     stdin_bytes: bytes | None = None
@@ -319,6 +320,11 @@ def _text(what: str, value: Any, *, nul: bool = False) -> None:
 
 
 def _json(data: Any) -> str:
+    if isinstance(data, msgspec.Raw):  # JSON text already: checked, and never built
+        try:
+            return msgspec.json.format(bytes(data), indent=-1).decode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"data is not valid JSON: {error}") from None
     try:
         text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         text.encode()

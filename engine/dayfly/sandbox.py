@@ -23,6 +23,7 @@ import anyio
 from . import events, orphans, requirements, spec
 from .cleaner import Cleaner
 from .container import Container
+from .endpoint import Endpoint
 from .engine_api import EngineAPI
 from .errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxError, StartFailed
 from .events import Ended, Event, Leased
@@ -72,7 +73,7 @@ class SandboxOptions(TypedDict, total=False):
     image: str
     limits: Limits | None
     runtime: str | None
-    docker_host: str | None
+    docker_host: str | Endpoint | None
     python: Literal["3", "2"]
     max_waiting: int
     queue_timeout_ms: float
@@ -113,7 +114,7 @@ class AsyncSandbox:
         image: str = DEFAULT_IMAGE,
         limits: Limits | None = None,
         runtime: str | None = None,
-        docker_host: str | None = None,
+        docker_host: str | Endpoint | None = None,
         python: Literal["3", "2"] = "3",
         max_waiting: int = 10_000,
         queue_timeout_ms: float = 60_000,

@@ -158,8 +158,12 @@ SERVER_LAYERS = [
     ["command"],
     ["process"],
     ["app"],
-    ["docs", "service"],
-    ["problems", "metrics", "tracing"],
+    ["middleware", "routes"],
+    ["runs"],
+    ["context"],
+    ["service", "results", "docs"],
+    ["bodies", "metrics", "turns", "tracing", "connections", "logs"],
+    ["problems"],
     ["quotas"],
     ["keys", "config"],
     ["__init__"],
@@ -167,7 +171,7 @@ SERVER_LAYERS = [
 SERVER_LAYER_OF = {module: number for number, layer in enumerate(SERVER_LAYERS) for module in layer}
 SERVER_MAY_ALSO_USE = {
     "dayfly.engine_api",  # one ping, for /readyz
-    "dayfly.job",  # UNSET, for a job's data
+    "dayfly.endpoint",  # where the engine is, found once
 }
 
 

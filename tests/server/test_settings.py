@@ -34,6 +34,16 @@ def test_every_setting_has_a_flag_a_variable_and_a_place_in_the_file(tmp_path: P
         assert load(None, {setting.variable: text}, {}) == load(None, {}, {setting.name: text}) == Config()
 
 
+@pytest.mark.parametrize("name", ["running_per_key", "request_bytes", "max_containers"])
+def test_a_number_without_a_default_is_a_number(name: str) -> None:
+    assert getattr(load(None, {}, {name: "5000"}), name) == 5_000
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: Expected"):
+        load(None, {}, {name: "many"})
+    if name != "max_containers":
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: Expected `int` >= "):
+            load(None, {}, {name: "0"})
+
+
 def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file(tmp_path: Path) -> None:
     file = tmp_path / "dayfly.toml"
     file.write_text('port = 1\npool_size = 2\nallowed_networks = ["10.0.0.0/8", "::1"]\n[limits]\npids = 20\nstdout_bytes = 5000\n')
@@ -68,6 +78,7 @@ def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file(tmp_path
         ('keys = ["alice"]', "keys, entry 1: not of the form name=sha256:hash"),
         ('keys_file = "/nowhere/keys"', "keys_file: /nowhere/keys: No such file or directory"),
         ('docker_host = "ftp://x"', "ftp"),
+        ("max_bodies_bytes = 60000000", "less than twice request_bytes (30,065,536)"),
     ],
 )
 def test_a_wrong_file_is_refused_with_a_line_that_says_why(tmp_path: Path, text: str, told: str) -> None:
@@ -123,7 +134,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert len(key) > 40
     assert key not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    ring = keys.Ring([], str(file))
+    ring = keys.KeyStore([], str(file))
     found = ring.find(key)
     assert found is not None
     assert found.name == "alice"
@@ -139,7 +150,7 @@ def test_keys_are_read_again_and_a_broken_file_changes_nothing(tmp_path: Path) -
     now = 0.0
     file, first, second = tmp_path / "keys", keys.new(), keys.new()
     file.write_text(keys.line("first", first) + " concurrency=3  # a comment\n\n")
-    ring = keys.Ring([], str(file), clock=lambda: now)
+    ring = keys.KeyStore([], str(file), clock=lambda: now)
     found = ring.find(first)
     assert found is not None
     assert found.concurrency == 3

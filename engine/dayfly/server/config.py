@@ -15,9 +15,14 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from dayfly import AsyncSandbox, Limits, __version__
+from dayfly.endpoint import Endpoint
 
 ENVIRONMENT = "DAYFLY_SERVE_"
 LIMITS = "limits_"
+JSON_GROWTH = 6
+"""Bytes that JSON may take for one byte of UTF-8: `\\u0001`."""
+JSON_ENVELOPE = 65_536
+"""Bytes of a request beside its code and input: names, brackets, white space."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -42,6 +47,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rate_per_minute: Annotated[float, _about("Runs a minute for each key; 0: no limit.", ge=0, le=1e9)] = 600
     rate_burst: Annotated[int, _about("Runs that a key may begin at once after a pause.", ge=1, le=1_000_000)] = 60
     concurrency: Annotated[int, _about("Runs of a key at once, waiting ones among them; 0: no limit.", ge=0, le=100_000)] = 32
+    running_per_key: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None,
+        _about("Containers that a key may have at once; none given: half, if there are two keys."),
+    ] = None
     allowed_networks: Annotated[list[str], _about("Networks that clients may come from; none: all.")] = []
     trusted_proxies: Annotated[list[str], _about("Networks whose X-Forwarded-For is believed.")] = []
 
@@ -60,7 +69,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=1_000_000)] = 200
     queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
     max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512
-    request_bytes: Annotated[int, _about("Size of a request's body at most.", ge=1_024, le=100_000_000)] = 8_000_000
+    request_bytes: Annotated[
+        Annotated[int, msgspec.Meta(ge=1_024, le=1_000_000_000)] | None,
+        _about("Size of a request's body; none given: what code and input can take in JSON."),
+    ] = None
+    max_bodies_bytes: Annotated[
+        int,
+        _about("Bodies of requests at once, together; a key has half.", ge=1_024, le=1_000_000_000_000),
+    ] = 256_000_000
+    max_connections: Annotated[int, _about("Connections at once; the one idle longest is closed first.", ge=1, le=100_000)] = 1_000
     client_seconds: Annotated[float, _about("A client may take so long to send a request, or stop reading.", ge=0.1, le=3_600)] = 15
     drain_seconds: Annotated[float, _about("At a stop, runs under way may take so long.", ge=0, le=3_600)] = 20
 
@@ -80,6 +97,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"host {self.host} is not a loopback address and there is no key: whoever reaches it could run code. "
                 "Make one with `dayfly serve key new NAME --file FILE`, and set keys_file"
             )
+        if self.max_bodies_bytes < 2 * self.max_request_bytes:
+            raise ValueError(f"max_bodies_bytes ({self.max_bodies_bytes:,}) is less than twice request_bytes ({self.max_request_bytes:,})")
         self.sandbox()  # its own checks of what is left: names, addresses
 
     @property
@@ -91,8 +110,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return the settings for people to see: hashes of keys are cut off after the names."""
         return {**msgspec.to_builtins(self), "keys": [entry.partition("=")[0] for entry in self.keys]}
 
-    def sandbox(self) -> AsyncSandbox:
-        """Return a new sandbox as configured; not initialized. TypeError or ValueError for what it refuses."""
+    @property
+    def max_request_bytes(self) -> int:
+        """Bytes of a request's body at most: whatever the limits of a program allow fits."""
+        if self.request_bytes is not None:
+            return self.request_bytes
+        return JSON_GROWTH * (self.limits.code_bytes + self.limits.input_bytes) + JSON_ENVELOPE
+
+    @property
+    def slots(self) -> int:
+        """Containers alive at all."""
+        return 2 * self.pool_size if self.max_containers is None else self.max_containers
+
+    def running_share(self, keys: int) -> int:
+        """Return how many runs of one key may be in containers at once, of `keys` keys."""
+        if self.running_per_key is not None:
+            return self.running_per_key
+        return max(1, self.slots // 2) if keys > 1 else self.slots
+
+    def sandbox(self, endpoint: Endpoint | None = None) -> AsyncSandbox:
+        """Return a new sandbox as configured; not initialized. TypeError or ValueError for what it refuses.
+
+        endpoint: the engine, where it was resolved before.
+        """
+        engine: Any = self.docker_host if endpoint is None else endpoint
         return AsyncSandbox(
             self.pool_size,
             self.timeout_ms,
@@ -100,9 +141,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             image=self.image,
             limits=self.limits,
             runtime=self.runtime,
-            docker_host=self.docker_host,
+            docker_host=engine,
             python=self.python,
-            max_waiting=self.max_waiting,
+            max_waiting=self.slots,  # the server's own queue is before it
             queue_timeout_ms=self.queue_timeout_ms,
             max_containers=self.max_containers,
             cgroup_parent=self.cgroup_parent,

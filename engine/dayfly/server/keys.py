@@ -9,12 +9,14 @@ anybody in.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import logging
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,7 +90,7 @@ class _Own(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("rate_burst is 1 or more")
 
 
-class Ring:
+class KeyStore:
     """The keys in force. ValueError or OSError if they cannot be read at the start."""
 
     def __init__(self, entries: Iterable[str], file: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,6 +100,7 @@ class Ring:
         self._stamp: tuple[int, ...] = ()
         self._keys = self._fixed
         self._looked = clock()
+        self._said = ""
         if self._file is not None:
             self._stamp = _stamp(self._file)
             self._keys = self._read()
@@ -132,12 +135,16 @@ class Ring:
             self._stamp = stamp
             self._keys = self._read()
         except (OSError, ValueError) as error:
-            log.error("the keys stay as they were: %s", error)  # noqa: TRY400 - the traceback says no more
+            if str(error) != self._said:  # once, however often it is looked at
+                log.error("the keys stay as they were: %s", error)  # noqa: TRY400 - the traceback says no more
+            self._said = str(error)
         else:
+            self._said = ""
             log.info("keys read: %s", ", ".join(key.name for key in self._keys) or "none")
 
     def _read(self) -> tuple[Key, ...]:
         assert self._file is not None
+        _check_mode(self._file.stat(), str(self._file))
         keys = parse(self._file.read_text(encoding="utf-8").splitlines(), str(self._file))
         twice = {key.name for key in keys} & {key.name for key in self._fixed}
         if twice:
@@ -146,13 +153,33 @@ class Ring:
 
 
 def append(file: str, text: str) -> None:
-    """Add a line to a file of keys; a new file has mode 0600. ValueError if the name is taken, or the file is none of keys."""
+    """Add a line to a file of keys; a new file has mode 0600.
+
+    ValueError if the name is taken, the file holds no keys, is a symbolic link, or others than its
+    owner may write it.
+    """
     path = Path(file)
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    parse([*old.splitlines(), text], file)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{file} is a symbolic link; name the file itself") from None
+        raise
+    with os.fdopen(descriptor, "r+", encoding="utf-8") as stream:
+        _check_mode(os.fstat(descriptor), file)
+        old = stream.read()
+        parse([*old.splitlines(), text], file)
         stream.write(("" if not old or old.endswith("\n") else "\n") + text + "\n")
+
+
+def _check_mode(status: os.stat_result, file: str) -> None:
+    """ValueError unless it is a plain file that only its owner can write: who writes it has a key."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file} is not a plain file")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise ValueError(f"{file} has mode {mode:04o}: others can add keys to it; chmod go-w {file}")
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Gauges are asked of the sandbox when somebody reads them, so that they cannot dr
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,12 +24,17 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class Metrics:
     """One server's metrics. `stats` returns the sandbox's, or None while there is none."""
 
-    def __init__(self, stats: Callable[[], Stats | None], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        stats: Callable[[], Stats | None],
+        ready: Callable[[], bool],
+        waiting: Callable[[], int],
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody asked for
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector):
             collector(registry=self.registry)
-        self.registry.register(_Pool(stats, ready))
+        self.registry.register(_Pool(stats, ready, waiting))
         made: dict[str, Any] = {"registry": self.registry}
         self.runs = Counter("dayfly_runs", "Runs that gave a result.", ["outcome", "key"], **made)
         self.errors = Counter("dayfly_run_errors", "Runs that gave none, by what was in the way.", ["error"], **made)
@@ -40,15 +46,44 @@ class Metrics:
         self.run_seconds = Histogram("dayfly_run_seconds", "Wall time of programs.", buckets=SECONDS, **made)
         self.requests = Histogram("dayfly_request_seconds", "Time to answer.", ["route", "status"], buckets=SECONDS, **made)
 
-    def text(self) -> bytes:
-        """Return the exposition, in Prometheus's text format."""
-        return generate_latest(self.registry)
+    def text(self, key: str) -> bytes:
+        """Return the exposition, in Prometheus's text format. Other keys' runs are one series."""
+        return generate_latest(_SeenBy(key, self.registry))
+
+
+class _SeenBy:
+    """A registry as one key may see it: other keys are `others`, whatever their names."""
+
+    def __init__(self, key: str, registry: CollectorRegistry) -> None:
+        self._key = key
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """See CollectorRegistry."""
+        for metric in self._registry.collect():
+            if metric.name != "dayfly_runs":
+                yield metric
+                continue
+            sums: Counts[tuple[str, str]] = Counts()
+            for sample in metric.samples:
+                key = sample.labels["key"]
+                sums[sample.labels["outcome"], key if key == self._key else "others"] += sample.value  # type: ignore[assignment]  # a float
+            family = CounterMetricFamily(metric.name, metric.documentation, labels=["outcome", "key"])
+            for labels, value in sums.items():
+                family.add_metric(labels, value)
+            yield family
 
 
 class _Pool(Collector):
-    def __init__(self, stats: Callable[[], Stats | None], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        stats: Callable[[], Stats | None],
+        ready: Callable[[], bool],
+        waiting: Callable[[], int],
+    ) -> None:
         self._stats = stats
         self._ready = ready
+        self._waiting = waiting
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
@@ -64,4 +99,5 @@ class _Pool(Collector):
             ends.add_metric([how], float(getattr(stats, how)) if stats else 0.0)
         yield containers
         yield ends
-        yield GaugeMetricFamily("dayfly_queue_length", "Runs that wait for a container.", value=float(stats.waiting) if stats else 0.0)
+        waiting = self._waiting() + (stats.waiting if stats else 0)
+        yield GaugeMetricFamily("dayfly_queue_length", "Runs that wait for a container.", value=float(waiting))

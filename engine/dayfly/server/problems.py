@@ -73,6 +73,10 @@ class Problem(Exception):
         )
 
 
+class ClientGone(Exception):
+    """The client has gone away, or does not read: nobody is left to answer."""
+
+
 class NotReady(Exception):
     """There is no sandbox to run in, yet or any more. The message is for everybody."""
 
@@ -121,6 +125,7 @@ _NAMES = {
     404: ("not-found", "There is no such resource"),
     405: ("method-not-allowed", "The resource has no such method"),
     413: ("too-large", "The request is too large"),
+    415: ("unsupported-type", "The request's type is not supported"),
 }
 
 

@@ -1,4 +1,4 @@
-"""One server process: its socket, its log, its signals, and what it does about clients that are slow on purpose.
+"""One server process: its socket, its descriptors, its signals.
 
 SIGTERM and SIGINT stop it: no new connection is taken, what runs may finish within `drain_seconds`, then the sandbox is closed. SIGHUP
 reads the keys again. A killed process leaves nothing either; the library sees to that.
@@ -7,22 +7,24 @@ reads the keys again. A killed process leaves nothing either; the library sees t
 from __future__ import annotations
 
 import asyncio
-import logging
-import logging.config
 import signal
 import socket
 import sys
 from types import FrameType
 from typing import Any
 
-import h11
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .app import Context, application
+from dayfly.endpoint import Endpoint, resolve
+
+from .app import application
+from .bodies import BodyMemory
 from .config import Config, ConfigError
-from .keys import Ring
+from .connections import BACKLOG, RESERVED, Connections, raise_descriptor_limit
+from .context import AppContext
+from .keys import KeyStore
+from .logs import quiet_accept_errors, set_up_logs
 from .quotas import Quotas
 from .service import Service
 from .tracing import Tracing
@@ -30,10 +32,10 @@ from .tracing import Tracing
 log = structlog.stdlib.get_logger("dayfly.server")
 
 
-def check(config: Config) -> tuple[Ring, Tracing]:
+def check(config: Config) -> tuple[KeyStore, Tracing]:
     """Read what the configuration points to. ConfigError if it cannot be used."""
     try:
-        ring = Ring(config.keys, config.keys_file)
+        ring = KeyStore(config.keys, config.keys_file)
     except OSError as error:
         raise ConfigError(f"keys_file: {config.keys_file}: {error.strerror}") from None
     except ValueError as error:
@@ -47,34 +49,70 @@ def serve(config: Config) -> None:
     """Serve until a signal says stop. ConfigError if it cannot begin."""
     ring, tracing = check(config)
     set_up_logs(config.log_level)
+    most = _connections(config, raise_descriptor_limit())
+    endpoint = resolve(config.docker_host)
     listener = _listen(config.host, config.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when all is done: that is the end, and a good one.
         signal.signal(number, _leave)
     try:
-        asyncio.run(_serve(config, ring, tracing, listener))
+        died = asyncio.run(_serve(config, ring, tracing, listener, endpoint=endpoint, most=most))
     finally:
         log.info("stopped")
+    if died:
+        sys.exit(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     sys.exit(0)
 
 
-async def _serve(config: Config, ring: Ring, tracing: Tracing, listener: socket.socket) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ring.reload)
+def _connections(config: Config, descriptors: int) -> int:
+    """Return how many connections fit below the limit of descriptors. ConfigError if hardly any."""
+    free = descriptors - RESERVED - 4 * config.slots
+    if free < 16:
+        raise ConfigError(
+            f"{descriptors} descriptors (ulimit -n) are too few for {config.slots} containers: "
+            f"{RESERVED + 4 * config.slots + 16} or more are needed"
+        )
+    return min(config.max_connections, free)
+
+
+async def _serve(
+    config: Config,
+    ring: KeyStore,
+    tracing: Tracing,
+    listener: socket.socket,
+    *,
+    endpoint: Endpoint,
+    most: int,
+) -> bool:
+    """Serve until a signal says stop. True if the server ended because it could not go on."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, ring.reload)
+    quiet_accept_errors(loop)
+    died = False
+
+    def die() -> None:
+        nonlocal died
+        died = server.should_exit = True
+
     quotas = Quotas(per_minute=config.rate_per_minute, burst=config.rate_burst, concurrency=config.concurrency)
-    context = Context(config, Service(config, tracing), ring, quotas)
+    service = Service(config, tracing, endpoint, key_count=lambda: len(ring), on_death=die)
+    context = AppContext(config, service, ring, quotas, BodyMemory(config.max_bodies_bytes))
+    connections = Connections(most, seconds=config.client_seconds, request_bytes=config.max_request_bytes)
+    protocol: Any = connections.protocol  # uvicorn calls it, though it says that it wants a class
     server = uvicorn.Server(
         uvicorn.Config(
-            application(context, tracing),
-            http=type("Protocol", (Impatient,), {"patience": config.client_seconds}),
+            application(context, tracing, connections),
+            http=protocol,
             ws="none",
             lifespan="on",
-            proxy_headers=False,  # the edge reads them, and believes only trusted proxies
+            proxy_headers=False,  # the middleware reads them, and believes only trusted proxies
             server_header=False,
             access_log=False,
             log_config=None,
+            backlog=BACKLOG,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
         )
@@ -82,6 +120,7 @@ async def _serve(config: Config, ring: Ring, tracing: Tracing, listener: socket.
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", keys=len(ring), playground=config.playground)
     await server.serve(sockets=[listener])
+    return died
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -90,88 +129,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2_048)
+        listener.listen(BACKLOG)
     except OSError as error:
         raise ConfigError(f"host, port: cannot listen at {host} port {port}: {error.strerror}") from None
     return listener
-
-
-class Impatient(H11Protocol):
-    """uvicorn's protocol, and two deadlines that it lacks: for a request to arrive whole, and for a client that has stopped reading.
-
-    Without them a client holds its connection, and what is buffered for it, for as long as it likes. A refused request needs no deadline:
-    it is answered without its body being read.
-    """
-
-    patience = 15.0
-    """Seconds."""
-
-    _arriving: asyncio.TimerHandle | None = None
-    _reading: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio.Protocol."""
-        super().connection_made(transport)
-        self._arriving = self.loop.call_later(self.patience, transport.abort)
-
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        super().data_received(data)
-        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
-            if self._arriving is None:
-                self._arriving = self.loop.call_later(self.patience, self.transport.abort)
-        else:
-            self._stop("_arriving")
-
-    def pause_writing(self) -> None:
-        """See asyncio.Protocol."""
-        super().pause_writing()
-        self._reading = self.loop.call_later(self.patience, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
-        super().resume_writing()
-        self._stop("_reading")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self._stop("_arriving")
-        self._stop("_reading")
-        super().connection_lost(exc)
-
-    def _stop(self, name: str) -> None:
-        timer: asyncio.TimerHandle | None = getattr(self, name)
-        if timer is not None:
-            timer.cancel()
-            setattr(self, name, None)
-
-
-def set_up_logs(level: str) -> None:
-    """Log one JSON object a line to stderr: our own events, the library's and uvicorn's."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    for name in ("dayfly", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)

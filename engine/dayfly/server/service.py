@@ -10,19 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 
 import anyio
 import msgspec
 
-from dayfly import AsyncSandbox, DayflyError, EngineError, Job, Piece, PoolClosed, Result, Stats
+from dayfly import (
+    AsyncSandbox,
+    DayflyError,
+    EngineError,
+    Job,
+    Piece,
+    PoolClosed,
+    PoolFull,
+    PoolTimeout,
+    Result,
+    Stats,
+)
+from dayfly.endpoint import Endpoint
 from dayfly.engine_api import EngineAPI
 
 from .config import Config
 from .metrics import Metrics
 from .problems import NotReady, invalid
 from .tracing import Tracing
+from .turns import Turns
 
 log = logging.getLogger("dayfly.server")
 
@@ -42,80 +56,131 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Service:
-    """The sandbox of a server. `start` returns at once."""
+    """The sandbox of a server. `start` returns at once.
 
-    def __init__(self, config: Config, tracing: Tracing) -> None:
+    endpoint: the engine, resolved once. key_count: how many keys there are now. on_death: called
+    if the task that keeps the sandbox up ends by itself, which leaves a server that cannot recover.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tracing: Tracing,
+        endpoint: Endpoint,
+        *,
+        key_count: Callable[[], int] = lambda: 0,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._tracing = tracing
+        self._endpoint = endpoint
+        self._on_death = on_death
         self._sandbox: AsyncSandbox | None = None
         self._reason = "the sandbox is being started"
         self._broken = asyncio.Event()
         self._alive = 0.0
         """When a container was last seen warm or at work."""
         self._task: asyncio.Task[None] | None = None
-        self.metrics = Metrics(self.stats, lambda: self.not_ready is None)
+        self._turns = Turns(
+            config.slots,
+            max_waiting=config.max_waiting,
+            share=lambda: config.running_share(key_count()),
+        )
+        self.metrics = Metrics(self.stats, lambda: self.not_ready is None, lambda: self._turns.waiting)
 
     # Its life.
 
     def start(self) -> None:
         """Begin to keep a sandbox up."""
         self._task = asyncio.create_task(self._keep_up(), name="dayfly server: sandbox")
+        self._task.add_done_callback(self._died)
 
     async def stop(self) -> None:
         """End what still runs, and remove every container. Bounded in time by the sandbox's own bound."""
         self._reason = "the server is stopping"
         if self._task is not None:
+            self._task.remove_done_callback(self._died)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def _died(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        self._reason = "the server is stopping"
+        log.critical("the task that keeps the sandbox up has ended; so does the server", exc_info=error)
+        self._on_death()
+
     async def _keep_up(self) -> None:
+        """Start a sandbox, look after it, and start again when it has ended. Raises nothing."""
         pause = FIRST_PAUSE
         while True:
-            sandbox = self._config.sandbox()
+            began = time.monotonic()
             try:
+                sandbox = self._config.sandbox(self._endpoint)
                 await sandbox.initialize()
-            except DayflyError as error:
-                self.metrics.starts.labels("failed").inc()
-                self.metrics.engine_errors.inc(isinstance(error, EngineError))
-                self._reason = f"the sandbox cannot be started: {type(error).__name__}"
-                log.error("the sandbox cannot be started, next try in %g s: %s", pause, error)  # noqa: TRY400 - expected, and said in full
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-            pause = FIRST_PAUSE
-            try:
-                self.metrics.starts.labels("ok").inc()
-                log.info("the sandbox is up: %d containers are warm", sandbox.stats().warm)
-                self._broken.clear()
-                self._sandbox, self._reason, self._alive = sandbox, "", time.monotonic()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do
+                self._failed(error, pause)
+            else:
+                await self._serve(sandbox)
+                log.warning("the sandbox has ended by itself, and is started again")
+            if time.monotonic() - began > LONGEST_PAUSE + pause:
+                pause = FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _failed(self, error: Exception, pause: float) -> None:
+        self.metrics.starts.labels("failed").inc()
+        self.metrics.engine_errors.inc(isinstance(error, EngineError))
+        self._reason = f"the sandbox cannot be started: {type(error).__name__}"
+        log.error(
+            "the sandbox cannot be started, next try in %g s: %s",
+            pause,
+            error,
+            exc_info=None if isinstance(error, DayflyError) else error,  # expected, and said in full
+        )
+
+    async def _serve(self, sandbox: AsyncSandbox) -> None:
+        """Let runs use the sandbox until it has ended, and close it. Raises nothing."""
+        try:
+            self.metrics.starts.labels("ok").inc()
+            log.info("the sandbox is up: %d containers are warm", sandbox.stats().warm)
+            self._broken.clear()
+            self._sandbox, self._reason, self._alive = sandbox, "", time.monotonic()
+            while not self._broken.is_set():
                 await self._look_after()
-            finally:
-                self._sandbox = None
-                self._reason = self._reason or "the sandbox is being started again"
+                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                    await asyncio.wait_for(self._broken.wait(), LOOK_EVERY)
+        except Exception:
+            log.exception("the sandbox cannot be looked after")
+        finally:
+            self._sandbox = None
+            self._reason = self._reason or "the sandbox is being started again"
+            try:
                 await sandbox.close()
-            log.warning("the sandbox has ended by itself, and is started again")
+            except Exception:
+                log.exception("the sandbox cannot be closed")
 
     async def _look_after(self) -> None:
-        """Keep the reason why nothing can run up to date; return when the sandbox has ended."""
-        while not self._broken.is_set():
-            reason = ""
-            try:
-                # A connection of its own each time: one that stands says nothing about the next.
-                with anyio.fail_after(LOOK_EVERY):
-                    async with EngineAPI(self._config.docker_host):
-                        pass
-            except (DayflyError, TimeoutError) as error:
-                reason = "the engine does not answer"
-                self.metrics.engine_errors.inc()
-                if not self._reason:
-                    log.error("the engine does not answer: %s", str(error) or "no answer in time")  # noqa: TRY400 - expected
-            if self._reason and not reason:
-                log.info("the engine answers again")
-            self._reason = reason
-            _ = self.not_ready  # which notes whether a container is alive
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._broken.wait(), LOOK_EVERY)
+        """Keep the reason why nothing can run up to date. Raises nothing."""
+        reason = ""
+        try:
+            # A connection of its own each time: one that stands says nothing about the next.
+            with anyio.fail_after(LOOK_EVERY):
+                async with EngineAPI(self._endpoint):
+                    pass
+        except Exception as error:
+            reason = "the engine does not answer"
+            self.metrics.engine_errors.inc()
+            if not self._reason:
+                log.error(  # noqa: TRY400 - with its traceback where it was not expected
+                    "the engine does not answer: %s",
+                    str(error) or "no answer in time",
+                    exc_info=None if isinstance(error, (DayflyError, TimeoutError)) else error,
+                )
+        if self._reason and not reason:
+            log.info("the engine answers again")
+        self._reason = reason
+        _ = self.not_ready  # which notes whether a container is alive
 
     # Its use.
 
@@ -139,11 +204,6 @@ class Service:
         except PoolClosed:
             return None
 
-    def check(self, job: Job) -> None:
-        """Raise a problem if the job asks for more than the server gives."""
-        if job.timeout_ms is not None and job.timeout_ms > self._config.max_timeout_ms:
-            raise invalid(f"timeoutMs is {job.timeout_ms:g}; the most that this server gives is {self._config.max_timeout_ms:g}")
-
     async def run(
         self,
         job: Job,
@@ -156,15 +216,14 @@ class Service:
 
         Raises what AsyncSandbox.run raises (a ValueError becomes a problem), and NotReady. Cancelling it ends the run.
         """
-        self.check(job)
-        sandbox = self._sandbox
-        if sandbox is None:
-            raise NotReady(self._reason or "the sandbox is being started")
         begun = time.monotonic()
         queue_ms = -1.0
+        # One deadline for both queues: this server's turns, and the pool's.
+        queue = anyio.CancelScope(deadline=anyio.current_time() + self._config.queue_timeout_ms / 1_000)
 
         def started() -> None:
             nonlocal queue_ms
+            queue.deadline = math.inf
             if queue_ms < 0:
                 queue_ms = (time.monotonic() - begun) * 1_000
                 self.metrics.queue.observe(queue_ms / 1_000)
@@ -173,7 +232,14 @@ class Service:
 
         with self._tracing.run() as attributes:
             try:
-                result = await sandbox.run(job, on_output=on_output, on_start=started)
+                result: Result | None = None
+                self._standing()  # before the wait, which would be for nothing
+                with queue:
+                    async with self._turns.turn(key):
+                        sandbox = self._standing()
+                        result = await sandbox.run(job, on_output=on_output, on_start=started)
+                if result is None:
+                    raise PoolTimeout("no container became free within the queue's time limit")
             except ValueError as error:  # over a limit of the sandbox's, or an interpreter that the image lacks
                 raise invalid(str(error)) from None
             except DayflyError as error:
@@ -182,7 +248,7 @@ class Service:
                 self.metrics.engine_errors.inc(isinstance(error.__cause__ or error, EngineError))
                 if isinstance(error, PoolClosed):
                     self._broken.set()
-                else:
+                elif not isinstance(error, (PoolFull, PoolTimeout)):
                     log.warning("a run failed: %s: %s", type(error).__name__, error)
                 if queue_ms < 0:
                     self.metrics.queue.observe(time.monotonic() - begun)
@@ -194,3 +260,8 @@ class Service:
         self.metrics.runs.labels(result.outcome.value, key).inc()
         self.metrics.run_seconds.observe(result.wall_ms / 1_000)
         return Run(result, queue_ms)
+
+    def _standing(self) -> AsyncSandbox:
+        if self._sandbox is None:
+            raise NotReady(self._reason or "the sandbox is being started")
+        return self._sandbox

@@ -104,7 +104,7 @@ async function run() {
   try {
     const headers = { "Content-Type": "application/json" };
     if ($("key").value) headers["X-API-Key"] = $("key").value;
-    const answer = await fetch("v1/run/stream", { method: "POST", headers, body: JSON.stringify(body), signal: controller.signal });
+    const answer = await fetch("v1/run/stream?combined=false", { method: "POST", headers, body: JSON.stringify(body), signal: controller.signal });
     if (!answer.ok) {
       const problem = await answer.json();
       badges([[answer.status + " " + problem.title, "bad"]]);

@@ -1,0 +1,261 @@
+"""Request bodies: bounded by Content-Length, while they are read, and all together; then decoded.
+
+What is only passed on (`data`) stays JSON text: it is checked and compacted, never built. A large
+body is decoded in a thread, so that other requests are served meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import msgspec
+from litestar.types import Receive
+from msgspec import UNSET
+
+from dayfly import Job
+
+from .problems import ClientGone, Problem, invalid
+
+T = TypeVar("T")
+
+THREAD_ABOVE = 262_144
+"""Bytes of JSON above which decoding and encoding happen in a thread."""
+
+_LONE = re.compile(
+    rb"(?<!\\)(?:\\\\)*(\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2}))"
+)
+"""An escape for half of a surrogate pair whose other half is not beside it."""
+SEARCHED, SLICE = 2_000_000, 131_072
+"""Bytes of a body that are searched for a lone surrogate, and bytes that are handled in one call:
+other threads wait for as long as that takes."""
+MOST_ARGS = 4_096
+"""Members of `args`, and of `env`: each is checked by itself."""
+
+
+class BodyMemory:
+    """Bytes of all request bodies that the server holds at once. One key may take half of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def hold(self, key: str) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes more bytes for this request; Problem if there are none."""
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            if self._held.total() + size > self._most or self._held[key] + size > self._most // 2:
+                raise Problem(
+                    503,
+                    "overloaded",
+                    "The server is overloaded",
+                    f"request bodies take too much memory (max_bodies_bytes is {self._most:,})",
+                    retry_after=1,
+                    delivered=False,
+                )
+            own += size
+            self._held[key] += size
+
+        try:
+            yield take
+        finally:
+            self._held[key] -= own
+            if not self._held[key]:
+                del self._held[key]
+
+
+async def read(receive: Receive, headers: Mapping[str, str], most: int, take: Callable[[int], None]) -> bytes:
+    """Return the body. Problem 413 over `most` bytes, before they are read; ClientGone."""
+    length = headers.get("content-length", "")
+    declared = int(length) if length.isascii() and length.isdigit() else None
+    if declared is not None:
+        if declared > most:
+            raise _too_large(f"the body is {declared:,} bytes", most)
+        take(declared)
+    body = bytearray()
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > most:
+            raise _too_large("the body is larger", most)
+        if declared is None:
+            take(len(chunk))
+        body += chunk
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(fact: str, most: int) -> Problem:
+    detail = f"{fact}; the limit (request_bytes) is {most:,}"
+    return Problem(413, "too-large", "The request is too large", detail)
+
+
+class CompileRequest(msgspec.Struct, rename="camel"):
+    """The body that code-execution-api-demo documents. Other members are ignored, as there."""
+
+    code: str = ""
+    v3: bool | None = None
+    timeout_ms: float | None = None
+    data: msgspec.Raw = UNSET  # type: ignore[assignment]  # absent
+
+
+def _job_request() -> Any:
+    """Job's own JSON form, with `data` left as text. Fields that Job gains are here by themselves."""
+    hints = get_type_hints(Job)
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(Job):
+        kind: Any = msgspec.Raw if field.name == "data" else hints[field.name]
+        if field.name in ("args", "env"):
+            kind = Annotated[kind, msgspec.Meta(max_length=MOST_ARGS)]
+        if field.required:
+            fields.append((field.name, kind))
+        elif field.default is not msgspec.NODEFAULT:
+            fields.append((field.name, kind, field.default))
+        else:
+            fields.append((field.name, kind, msgspec.field(default_factory=field.default_factory)))
+    return msgspec.defstruct("JobRequest", fields, rename="camel", forbid_unknown_fields=True, kw_only=True)
+
+
+_compile_decoder = msgspec.json.Decoder(CompileRequest)
+_job_decoder: Any = msgspec.json.Decoder(_job_request())
+_JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
+
+
+async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
+    """Return the Job that a body of /v1/run stands for. Problem if there is none."""
+    return await _off_loop(body, lambda text: _job(_decoded(_job_decoder, text), max_timeout_ms))
+
+
+async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
+    """Return the Job that a body of /compile stands for, None without code. Problem for the rest."""
+
+    def decode(text: bytes) -> Job | None:
+        request = _decoded(_compile_decoder, text)
+        return _job(request, max_timeout_ms) if request.code else None
+
+    return await _off_loop(body, decode)
+
+
+async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if len(body) <= THREAD_ABOVE:
+        return decode(body)
+    return await asyncio.to_thread(decode, body)
+
+
+def _job(request: Any, max_timeout_ms: float) -> Job:
+    given = request.timeout_ms
+    if given is not None and not 1 <= given <= max_timeout_ms:
+        raise invalid(f"timeoutMs is {given:g}; this server takes 1 to {max_timeout_ms:g} (max_timeout_ms)")
+    values = {name: getattr(request, name) for name in _JOB_FIELDS if hasattr(request, name)}
+    if values["data"] is not UNSET:
+        values["data"] = msgspec.Raw(_compacted(bytes(values["data"])))
+    try:
+        return Job(**values)
+    except (TypeError, ValueError) as error:
+        raise invalid(str(error)) from None
+
+
+def _compacted(data: bytes) -> bytes:
+    """Return JSON without white space, and with UTF-8 in place of escapes where both mean the same."""
+    data = msgspec.json.format(data, indent=-1)
+    if b"\\u" not in data:
+        return data
+    # Control characters stand for what must stay: valid JSON has none. Every escaped backslash is
+    # taken out first, so that each one left begins an escape.
+    data = data.replace(b"\\\\", b"\x00")
+    for escape in (b"000", b"001", b"0022", b"005c", b"005C"):
+        data = data.replace(b"\\u" + escape, b"\x01" + escape)
+    parts: list[bytes] = []
+    start = 0
+    while start < len(data):
+        end = _boundary(data, start + SLICE)
+        parts.append(_unescaped(data[start:end]))
+        start = end
+    return b"".join(parts).replace(b"\x01", b"\\u").replace(b"\x00", b"\\\\")
+
+
+def _boundary(data: bytes, near: int) -> int:
+    """Return where to cut: not within a character, an escape, or a pair of surrogates."""
+    if near >= len(data):
+        return len(data)
+    escape = data.rfind(b"\\", near - 6, near)
+    if escape >= 0:
+        low = data[escape : escape + 4].lower() in (b"\\udc", b"\\udd", b"\\ude", b"\\udf")
+        return escape - 6 if low else escape
+    while data[near] & 0xC0 == 0x80:
+        near -= 1
+    if data[near : near + 4].lower() in (b"\\udc", b"\\udd", b"\\ude", b"\\udf"):
+        near -= 6
+    return near
+
+
+def _unescaped(text: bytes) -> bytes:
+    decoded = text.decode().encode("raw_unicode_escape").decode("raw_unicode_escape")
+    # An escaped pair is two surrogates by now; UTF-16 makes one character of them.
+    return decoded.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
+
+
+def _decoded(decoder: Any, body: bytes) -> Any:
+    if not body.strip(b" \t\r\n"):
+        raise malformed("the body is empty")
+    try:
+        return _with_text(decoder.decode(body), body)
+    except msgspec.ValidationError as error:
+        raise invalid(_reason(str(error))) from None
+    except UnicodeDecodeError:
+        raise _not_utf8(body) from None
+    except msgspec.DecodeError as error:
+        raise (_lone_surrogate(str(error), body) or malformed(str(error))) from None
+    except RecursionError:
+        raise malformed("the JSON is nested too deeply") from None
+
+
+def _with_text(request: Any, body: bytes) -> Any:
+    if request.data is not UNSET and not body.isascii():
+        body.decode()  # `data` was not decoded, so nothing has looked at its UTF-8 yet
+    return request
+
+
+def _lone_surrogate(said: str, body: bytes) -> Problem | None:
+    """Return the problem if that is what msgspec calls truncated, or an invalid pair."""
+    if "truncated" not in said and "surrogate" not in said:
+        return None
+    for start in range(0, min(len(body), SEARCHED), SLICE):
+        end = start + SLICE
+        found = _LONE.search(body, start, end + 16)
+        if found and found.start(1) < end:  # after that, its other half may be out of sight
+            at, escape = found.start(1), found[1][:6].decode()
+            return malformed(f"the escape {escape} at byte {at} is a lone surrogate, not text")
+    return None
+
+
+def _not_utf8(body: bytes) -> Problem:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return malformed(f"the body is not valid UTF-8: {error.reason} at byte {error.start}")
+    return malformed("the body is not valid UTF-8")
+
+
+def malformed(detail: str) -> Problem:
+    """A request that cannot be read."""
+    return Problem(400, "malformed", "The request cannot be read", detail)
+
+
+def _reason(text: str) -> str:
+    """`Expected `str` - at `$.code`` as `code: Expected `str``."""
+    message, _, place = text.partition(" - at `$")
+    place = place.rstrip("`").removeprefix(".")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,281 @@
+"""The routes: their paths, guards and documentation. What a run does is `runs`'."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar import MediaType, Request, Response, get, post
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import OpenAPI, OpenAPIMediaType, Reference, RequestBody
+from litestar.types import ASGIApp
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from dayfly import Job, Result, __version__
+
+from . import bodies, docs, runs
+from .config import is_loopback
+from .context import app_context, request_context
+from .keys import ANONYMOUS
+from .problems import MEDIA_TYPE, Problem, ProblemDetails
+
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
+
+
+class Readiness(msgspec.Struct):
+    """Whether runs are taken, and if not, why."""
+
+    ready: bool
+    detail: str
+
+
+class ServerLimits(msgspec.Struct, rename="camel"):
+    """What this server gives a program at most, and by default."""
+
+    version: str
+    key_required: bool
+    timeout_ms: float
+    max_timeout_ms: float
+    memory_mb: float
+    code_bytes: int
+    input_bytes: int
+    stdout_bytes: int
+    stderr_bytes: int
+    request_bytes: int
+    """The body of a request, as JSON."""
+    arg_count: int = bodies.MOST_ARGS
+    """Members of `args`, and of `env`."""
+
+
+# Guards.
+
+
+def require_key(
+    connection: ASGIConnection[Any, Any, Any, Any],
+    handler: BaseRouteHandler,  # noqa: ARG001
+) -> None:
+    """Require a key, in X-API-Key or as a bearer token; where there is none, a request to localhost."""
+    headers = connection.headers
+    secret = headers.get("x-api-key")
+    if secret is None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        secret = token.strip() if scheme.lower() == "bearer" else None
+    key = app_context(connection.scope).keys.find(secret)
+    if key is None:
+        raise Problem(403, "key", "This needs a key", "No API key or incorrect value provided")
+    if key is ANONYMOUS:
+        _require_local(headers)
+    request_context(connection.scope).key = key
+
+
+def _require_local(headers: Any) -> None:
+    """Refuse what a web page elsewhere may send: Problem."""
+    host = headers.get("host", "")
+    match = _HOST.fullmatch(host)
+    if match is None or not is_loopback(match["name"]):
+        # A web page whose name was made to mean 127.0.0.1 (DNS rebinding) comes with that name.
+        detail = "without a key, only requests to localhost are answered"
+        raise Problem(403, "host", "This host is not served", detail)
+    origin = headers.get("origin")
+    site = headers.get("sec-fetch-site", "none")
+    if (origin is not None and not _same(origin, host)) or site not in ("same-origin", "none"):
+        detail = "without a key, requests of other sites' pages are not answered"
+        raise Problem(403, "origin", "This origin is not served", detail)
+
+
+def _same(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def require_json(
+    connection: ASGIConnection[Any, Any, Any, Any],
+    handler: BaseRouteHandler,  # noqa: ARG001
+) -> None:
+    """Refuse any other type: a web page may send those to anywhere without asking, but not JSON."""
+    headers = connection.headers
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Problem(
+            415,
+            "encoded",
+            "The request is encoded",
+            f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is",
+            headers={"Accept-Encoding": "identity"},
+        )
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json"
+    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    if connection.scope["path"] == "/compile" and (empty or not is_json):
+        raise runs.no_code()  # as its body parser has it
+    if not is_json:
+        detail = "the Content-Type must be application/json"
+        raise Problem(415, "no-json", "The request is not JSON", detail)
+    if empty:
+        raise bodies.malformed("the body is empty")
+
+
+# Documentation.
+
+
+def _problems(*statuses: int) -> dict[int, ResponseSpec]:
+    return {
+        status: ResponseSpec(
+            ProblemDetails,
+            generate_examples=False,
+            media_type=MEDIA_TYPE,
+            description=_MEANING[status],
+        )
+        for status in statuses
+    }
+
+
+_MEANING = {
+    400: "It cannot be read, or there is no code.",
+    403: "The key, or the address.",
+    413: "The body is too large.",
+    415: "It is not JSON, or is compressed.",
+    422: "It makes no sense, or asks for more than this server gives.",
+    429: "The key is over its rate or its concurrency; see Retry-After.",
+    502: "The container was lost; the program may have run.",
+    503: "The queue is full, the wait was too long, or the sandbox is not ready: see `type` and Retry-After.",
+}
+_RUN_PROBLEMS = (400, 403, 413, 415, 422, 429, 502, 503)
+
+_BODIES = {"/compile": "CompileRequest", "/v1/run": "Job", "/v1/run/stream": "Job"}
+SCHEMAS: dict[str, Any]
+_, SCHEMAS = msgspec.json.schema_components([Job, bodies.CompileRequest], ref_template="#/components/schemas/{name}")
+"""The schemas of bodies, which no handler names: they are read by `bodies`."""
+
+
+def document_bodies(schema: OpenAPI) -> None:
+    """Add the bodies of requests to the OpenAPI document: no handler has them as a parameter."""
+    assert schema.components is not None
+    assert schema.components.schemas is not None
+    assert schema.paths is not None
+    schema.components.schemas.update(SCHEMAS)
+    for path, name in _BODIES.items():
+        operation = schema.paths[path].post
+        assert operation is not None
+        reference = Reference(ref=f"#/components/schemas/{name}")
+        content = {"application/json": OpenAPIMediaType(schema=reference)}
+        operation.request_body = RequestBody(content=content, required=True)
+
+
+def _result(kind: Any, media_type: str, description: str) -> dict[int, ResponseSpec]:
+    return {
+        200: ResponseSpec(kind, generate_examples=False, media_type=media_type, description=description),
+        **_problems(*_RUN_PROBLEMS),
+    }
+
+
+# Runs.
+
+
+@post(
+    "/compile",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(runs.CompileResult, "application/json", "The documented names."),
+    tags=["runs"],
+    security=[{"key": []}],
+)
+async def compile_() -> ASGIApp:
+    """Run a program: the contract of code-execution-api-demo."""
+    return runs.CompileAnswer()
+
+
+@post(
+    "/v1/run",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(Result, "application/json", "All that is known of the run."),
+    tags=["runs"],
+    security=[{"key": []}],
+)
+async def run(combined: bool = True) -> ASGIApp:
+    """Run a program, and return all that is known of it. `combined=false` leaves that member out."""
+    return runs.RunAnswer(combined=combined)
+
+
+@post(
+    "/v1/run/stream",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(
+        str,
+        "text/event-stream",
+        "Events: `started` {queueMs}; `output` {stream, text}, as written; last, `result` (a Result) or `error`.",
+    ),
+    tags=["runs"],
+    security=[{"key": []}],
+)
+async def run_stream(combined: bool = True) -> ASGIApp:
+    """Run a program, and send its output as server-sent events. Closing the connection ends the run."""
+    return runs.StreamAnswer(combined=combined)
+
+
+# About the server.
+
+
+@get("/v1/limits", tags=["about"])
+async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
+    """What this server gives a program at most, and by default."""
+    app = app_context(request.scope)
+    config = app.config
+    return ServerLimits(
+        version=__version__,
+        key_required=not app.keys.open,
+        timeout_ms=config.timeout_ms,
+        max_timeout_ms=config.max_timeout_ms,
+        memory_mb=config.memory_mb,
+        code_bytes=config.limits.code_bytes,
+        input_bytes=config.limits.input_bytes,
+        stdout_bytes=config.limits.stdout_bytes,
+        stderr_bytes=config.limits.stderr_bytes,
+        request_bytes=config.max_request_bytes,
+    )
+
+
+@get("/healthz", tags=["about"])
+async def healthz() -> dict[str, bool]:
+    """Whether this process answers."""
+    return {"ok": True}
+
+
+@get(
+    "/readyz",
+    tags=["about"],
+    responses={503: ResponseSpec(Readiness, generate_examples=False, description="Not now; `detail` says why.")},
+)
+async def readyz(request: Request[Any, Any, Any]) -> Response[Readiness]:
+    """Whether the engine answers and a container is warm."""
+    reason = app_context(request.scope).service.not_ready
+    ready = Readiness(reason is None, reason or "ready")
+    return Response(ready, status_code=200 if reason is None else 503)
+
+
+@get(
+    "/metrics",
+    guards=[require_key],
+    media_type=MediaType.TEXT,
+    tags=["about"],
+    responses=_problems(403),
+    security=[{"key": []}],
+)
+async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
+    """Metrics in Prometheus's text format. Runs of other keys are one series, `others`."""
+    text = app_context(request.scope).service.metrics.text(request_context(request.scope).key_name)
+    return Response(text.decode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def handlers(*, playground: bool) -> list[Any]:
+    """Return every route."""
+    own = [compile_, run, run_stream, limits, healthz, readyz, metrics]
+    return [*own, *docs.handlers(playground=playground)]

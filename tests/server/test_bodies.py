@@ -1,0 +1,90 @@
+"""Bodies as text: what compacting keeps, and that no body is costly to decode."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dayfly import Job
+from dayfly.server import bodies
+from dayfly.server.problems import Problem
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"/\n\x00\x1fuй😀\ufffe')),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=60)
+@given(value=ANY_JSON, ascii=st.booleans(), indent=st.sampled_from([None, 0, 3]), size=st.integers(13, 40))
+def test_compacting_keeps_the_value(value: Any, *, ascii: bool, indent: int | None, size: int) -> None:  # noqa: A002
+    text = json.dumps(value, ensure_ascii=ascii, indent=indent).encode()
+    before = bodies.SLICE
+    try:
+        bodies.SLICE = size  # so that the cuts fall everywhere
+        compacted = bodies._compacted(text)
+    finally:
+        bodies.SLICE = before
+    assert json.loads(compacted) == value
+    shortest = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    # DEL and a few others may be written either way.
+    assert len(compacted) <= len(text)
+    assert b"\n" not in compacted
+    assert abs(len(compacted) - len(shortest)) <= 5 * text.count(b"\\u00") + text.count(b"e")
+
+
+def decode(body: bytes) -> Job | Problem:
+    try:
+        job: Job = bodies._job(bodies._decoded(bodies._job_decoder, body), 1_000)
+        return job
+    except Problem as problem:
+        return problem
+
+
+UNITS = [b"x", rb"\u0439", rb"\n\u0439", rb"x\u0439", rb"\\", rb"\ud83d\ude00", rb"\u0001", rb"\u0001\u0439", rb"\\u", "й".encode()]
+
+
+@pytest.mark.parametrize("end", [b'"}', b"", b'\\ud83d"}', b'\xff"}'])
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_text_is_costly_to_decode(unit: bytes, end: bytes) -> None:
+    body = b'{"code":"1","data":"' + unit * (8_000_000 // len(unit)) + end
+    begun = time.process_time()
+    decode(body)
+    assert time.process_time() - begun < 1.2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"code":"1","args":[' + b'"",' * 2_600_000 + b'""]}',
+        b'{"code":"1","env":{' + b",".join(b'"%d":""' % number for number in range(700_000)) + b"}}",
+        b'{"code":"1","data":[' + b"{}," * 2_600_000 + b"0]}",
+        b'{"code":"1","data":' + b"[" * 8_000_000,
+        b'{"code":"1","' + b"x" * 8_000_000 + b'":1}',
+        b" " * 8_000_000,
+        b'{"code":"' + b"\x01" * 8_000_000,
+    ],
+)
+def test_no_shape_is_costly_to_decode(body: bytes) -> None:
+    begun = time.process_time()
+    decode(body)
+    assert time.process_time() - begun < 1.2
+
+
+def test_whole_pairs_are_never_lone_surrogates() -> None:
+    for shift in range(12):
+        told = decode(b'{"code":"' + b"x" * shift + rb"\ud83d\ude00" * 40_000)
+        assert isinstance(told, Problem)
+        assert told.detail == "Input data was truncated"
+        told = decode(b'{"code":"' + b"x" * shift + rb"\ud83d\ude00" * 40_000 + rb'\ud83d"}')
+        assert isinstance(told, Problem)
+        assert f"at byte {9 + shift + 480_000} is a lone surrogate" in told.detail
