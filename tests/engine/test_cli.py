@@ -236,7 +236,7 @@ def test_json_comes_with_the_same_exit_code_and_line(dayfly_: Dayfly) -> None:
     ("args", "said"),
     [
         ([], "give one program"),
-        (["-", "--stdin", "-"], "cannot both come from stdin"),
+        (["--stdin", "-", "-"], "cannot both come from stdin"),
         (["-c", ""], "code is empty"),
         (["-c", "'\udc80'"], "lone surrogate"),
         (["no such\nprogram.py"], "no such program.py: No such file or directory"),
@@ -291,7 +291,7 @@ def test_a_sandbox_that_cannot_work_is_125_with_one_line(dayfly_: Dayfly, args: 
 
 
 def test_a_command_line_that_cannot_be_read_is_2(dayfly_: Dayfly) -> None:
-    for args in (["--timeout-ms", "soon"], ["--python", "4"], ["--no-such-option"], ["a.py", "b.py"]):
+    for args in (["--timeout-ms", "soon"], ["--python", "4"], ["--no-such-option"]):
         done = dayfly_("run", "-c", "1", *args)
         assert (done.returncode, done.stdout) == (2, b"")
         assert b"Usage: dayfly run" in done.stderr
@@ -541,7 +541,7 @@ def test_arguments_follow_the_program(dayfly_: Dayfly, tmp_path: Path) -> None:
 
 
 def test_a_refusal_of_the_engine_is_said_once(dayfly_: Dayfly) -> None:
-    done = dayfly_("run", "--cpus", "100000", "-c", "1")
+    done = dayfly_("run", "--cpus", "4000", "-c", "1")
     assert done.returncode == 125
     assert done.stderr.count(b"Range of CPUs") == 1
 
