@@ -42,7 +42,7 @@ from .engine_api import EngineAPI
 from .errors import DayflyError
 from .job import UNSET, Job
 from .limits import MAX_RUN_BYTES, Limits
-from .names import DEFAULT_IMAGE
+from .names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
 from .result import Outcome, Piece, Result
 from .sync import Sandbox
 
@@ -53,7 +53,6 @@ TIMED_OUT = 124
 """As with timeout(1)."""
 FAILED = 125
 """As with `docker run`: it was not the program that failed."""
-DEFAULT_IMAGE_PYTHON2 = f"dayfly/python2:{__version__}"
 WIDTH_IN_FILES = 160
 """Characters in a line of a table that is not written to a terminal."""
 SECOND_SIGNAL_AFTER = 1.0
@@ -106,9 +105,13 @@ def _dayfly(
 # dayfly run
 
 
-@app.command()
+@app.command(context_settings={"allow_interspersed_args": False})
 def run(
     file: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="The program; - reads it from stdin.", show_default=False)] = None,
+    rest: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARG]...", help="For its sys.argv, options too: dayfly's own come before FILE.", show_default=False),
+    ] = None,
     *,
     code: Annotated[str | None, typer.Option("-c", metavar="CODE", help="The program itself.")] = None,
     timeout_ms: Annotated[float, typer.Option(help="Milliseconds of wall time.")] = 10_000,
@@ -116,7 +119,7 @@ def run(
     python: Annotated[Python, typer.Option(help="2 needs an image built with --python2.")] = Python.THREE,
     stdin: Annotated[str | None, typer.Option(metavar="FILE", help="The program's stdin; - is this one's. Default: empty.")] = None,
     data: Annotated[str | None, typer.Option(metavar="JSON", help="For the program's `import sandbox; sandbox.data`.")] = None,
-    args: Annotated[list[str] | None, typer.Option("--arg", metavar="TEXT", help="For its sys.argv; may be repeated.")] = None,
+    args: Annotated[list[str] | None, typer.Option("--arg", metavar="TEXT", help="For its sys.argv, before ARGs; may be repeated.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="For its environment; may be repeated.")] = None,
     cpus: Annotated[float | None, typer.Option(help="Processors' worth of time.", show_default="1.0")] = None,
     pids: Annotated[int | None, typer.Option(help="Processes and threads at once.", show_default="64")] = None,
@@ -134,11 +137,15 @@ def run(
     """
     with _told(FAILED):
         output = _Output()
+        words = rest or []
+        if code is not None and file is not None:  # as with `python3 -c CODE ARG`
+            words = [file, *words]
+            file = None
         job = Job(
             code=_code(file, code, stdin),
             data=UNSET if data is None else _json(data),
             stdin_bytes=None if stdin is None else _read(stdin),
-            args=args or (),
+            args=[*(args or ()), *words],
             env=dict(_pair("--env", text) for text in env or ()),
         )
         sandbox = Sandbox(
@@ -253,8 +260,8 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
             yield f"{stream} is truncated{f', {dropped:,} bytes were dropped' if dropped else ''} (--output-bytes)"
     if result.messages_dropped:
         yield f"{result.messages_dropped:,} messages were dropped, over a limit or no JSON"
-    if result.messages and not whole:
-        yield f"{len(result.messages):,} messages that the program sent are shown with --json"
+    if result.messages_raw and not whole:
+        yield f"{len(result.messages_raw):,} messages that the program sent are shown with --json"
 
 
 # dayfly doctor, clean, image
@@ -353,7 +360,7 @@ def image_build(
                     pip=pip or (),
                     apt=apt or (),
                     force=force,
-                    progress=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                    progress=lambda line: console.print(_printable(line), markup=False, highlight=False, soft_wrap=True),
                 )
 
     with _told(1):
@@ -385,6 +392,11 @@ def image_ls(*, docker_host: DockerHost = None, as_json: AsJson = False) -> None
         _show(found, as_json, {"image": 0, "id": 0, "Python": 6, "base": 8, "MB": 0, "with": 8}, rows)
 
 
+def _printable(text: str) -> str:
+    """A line of text without control characters, some of which a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def _show(value: Any, as_json: bool, columns: Mapping[str, int], rows: Iterable[Sequence[str | Text]]) -> None:
     """Print a table, or `value` as JSON. Columns have their least width, down to which they fold; those with 0 do not."""
     if as_json:
@@ -400,7 +412,7 @@ def _show(value: Any, as_json: bool, columns: Mapping[str, int], rows: Iterable[
         table.add_column(name, no_wrap=not least, overflow="fold", min_width=least or None)
     for row in rows:
         # Text, in which no markup is looked for: some of it was said by others.
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        table.add_row(*(Text(_printable(cell)) if isinstance(cell, str) else cell for cell in row))
     Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES).print(table)
 
 
@@ -435,14 +447,46 @@ def _catch_signals() -> None:
             signal.signal(number, stop)
 
 
+class _Held(logging.Handler):
+    """Holds back what the library logs, since the error that follows may say it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+
+    def __enter__(self) -> None:
+        log = logging.getLogger("dayfly")
+        log.addHandler(self)
+        log.propagate = False
+
+    def __exit__(self, *_: object) -> None:
+        log = logging.getLogger("dayfly")
+        log.propagate = True
+        log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record for later."""
+        self._records.append(record)
+
+    def tell(self, *, but: str | None = None) -> None:
+        """Log what was held back, without what `but` says."""
+        for record in self._records:
+            if but is None or but not in record.getMessage():
+                logging.getLogger().handle(record)
+
+
 @contextlib.contextmanager
 def _told(code: int) -> Iterator[None]:
     """Tell of what goes wrong in one line, and exit with `code`."""
+    held = _Held()
     try:
         _catch_signals()
-        yield
+        with held:
+            yield
+        held.tell()
         return
     except typer.Exit:
+        held.tell()
         raise
     except _Stopped as stopped:
         code = 128 + stopped.number
@@ -451,6 +495,7 @@ def _told(code: int) -> Iterator[None]:
     except OSError as error:
         _Output().say(f"{error.filename or 'output'}: {error.strerror}")
     except (DayflyError, ValueError) as error:
+        held.tell(but=str(error))
         _Output().say(str(error))
     except Exception:
         logging.getLogger("dayfly").exception("this is a bug in dayfly")
@@ -479,7 +524,7 @@ class _Output:
 
     def say(self, text: str) -> None:
         """Write a line of our own to stderr, on a line of its own. If nobody can read it, so be it."""
-        line = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+        line = _printable(" ".join(text.split()))
         with contextlib.suppress(OSError):
             self.write(2, (b"\n" if self._in_line else b"") + f"dayfly: {line}\n".encode(errors="replace"))
         self._in_line = False

@@ -27,23 +27,22 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 import anyio.abc
 import msgspec
 
-from . import spec
+from . import seccomp, spec
 from ._version import __version__
 from .engine_api import EngineAPI
 from .errors import DayflyError, EngineError, EngineRefused, ImageMissing
 from .messages import PROTOCOL
+from .names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2, PROTOCOL_LABEL
 from .stdcopy import STDOUT, StreamDecoder
 
 log = logging.getLogger("dayfly")
 
-DEFAULT_TAG = f"dayfly/python:{__version__}"
-DEFAULT_TAG_PYTHON2 = f"dayfly/python2:{__version__}"
 DEFAULT_BASE = "debian:bookworm"
 DEFAULT_BASE_PYTHON2 = "debian:bullseye"
 
@@ -52,6 +51,13 @@ SUITES = ("bullseye", "bookworm", "trixie", "forky", "sid")
 
 DEADLINE = 1_800.0
 """Seconds for one step: an import, a pull, an installation of wheels."""
+
+WORKBENCH_MEMORY_BYTES = 2_000_000_000
+WORKBENCH_PIDS = 512
+UNREAD_BYTES = 1_048_576
+"""What a build container may say without a line's end, and what is kept of its stderr."""
+ABANDONED_AFTER = 60.0
+"""Seconds that a build container may lie there before it is started; it takes some milliseconds."""
 
 Progress = Callable[[str], None]
 
@@ -78,6 +84,26 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     created: float
     """Seconds since the epoch, by the engine's clock."""
+
+
+class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the base's own python3 says of itself. The base may be anybody's: it is believed in nothing."""
+
+    version: Annotated[str, msgspec.Meta(pattern=r"^3\.[0-9]{1,3}\.[0-9A-Za-z.+]{1,20}$")]
+    platform: Annotated[str, msgspec.Meta(pattern=r"^[a-z]{1,20}-[A-Za-z0-9_.-]{1,30}$")]
+    glibc: Annotated[str, msgspec.Meta(pattern=r"^(2\.[0-9]{1,3}(\.[0-9]{1,3})?)?$")]
+    """"2.36"; empty where the C library is another."""
+    python2: Annotated[str, msgspec.Meta(pattern=r"^2\.7\.[0-9A-Za-z.+]{1,20}$")] | None
+
+
+class _Done(msgspec.Struct, frozen=True, kw_only=True):
+    done: Literal[True]
+
+
+class _Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What every line of the workbench may have."""
+
+    error: str | None = None
 
 
 class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +150,7 @@ async def build(
         raise DayflyError(f"pip is needed to fetch wheels, and {sys.executable} has none: run  {sys.executable} -m ensurepip")
 
     origin = _root_digest(recipe) if recipe.suite else await _base_image(engine, recipe.base, say)
-    inputs = _digest(origin, recipe.python2, recipe.pip, _WORKBENCH, __version__, _runner_files())
+    inputs = _digest(origin, recipe.python2, recipe.pip, _WORKBENCH, _NO_PIP, __version__, _runner_files())
     if not force and (built := await _built(engine, recipe.tag, inputs)):
         say(f"{recipe.tag} is up to date")
         return built
@@ -149,7 +175,7 @@ async def build(
 async def ls(engine: EngineAPI) -> list[Image]:
     """Return the runner images that the engine has, newest first."""
     found = []
-    for row in await engine.list_images("dayfly.protocol"):
+    for row in await engine.list_images(PROTOCOL_LABEL):
         label = row.get("Labels") or {}
         try:
             found.append(
@@ -157,7 +183,7 @@ async def ls(engine: EngineAPI) -> list[Image]:
                     id=row["Id"],
                     tags=[tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>"],
                     version=label.get("dayfly.version", ""),
-                    protocol=int(label["dayfly.protocol"]),
+                    protocol=int(label[PROTOCOL_LABEL]),
                     pythons=msgspec.json.decode(label.get("dayfly.pythons", "{}"), type=dict[str, str]),
                     base=label.get("dayfly.base", ""),
                     pip=label.get("dayfly.pip", "").split(),
@@ -180,14 +206,17 @@ def _checked(base: str | None, tag: str | None, python2: bool, pip: Sequence[str
     if base is None:
         base = DEFAULT_BASE_PYTHON2 if python2 else DEFAULT_BASE
     if tag is None:
-        tag = DEFAULT_TAG_PYTHON2 if python2 else DEFAULT_TAG
+        tag = DEFAULT_IMAGE_PYTHON2 if python2 else DEFAULT_IMAGE
     recipe = _Recipe(
         base=_matching("base", base, r"[a-z0-9][\w.:/@-]*", "the name of an image, or debian:SUITE"),
         tag=_matching("tag", tag, r"[a-z0-9][a-z0-9._:/-]*(:[\w][\w.-]{0,127})?", "a name for an image (dayfly/python:mine)"),
         python2=python2,
         pip=_all_matching("pip", pip, r"[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]+\])?\s*([=<>!~][^;@/\s]*)?", "a requirement (numpy>=2)"),
-        apt=_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]+", "a Debian package"),
+        apt=_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]", "a Debian package"),
     )
+    if re.search(r"(^|/)\.*(/|$)", recipe.base):
+        # It becomes part of a path of the Engine API, where a/../.. would be another call.
+        raise ValueError(f"base={base!r}: an empty part, or one of dots alone, is not part of the name of an image")
     if recipe.suite is not None and recipe.suite not in SUITES:
         raise ValueError(f"base={base!r}: no such Debian suite is known here, only {', '.join(SUITES)}")
     if recipe.suite not in (None, "bullseye") and python2:
@@ -267,7 +296,7 @@ async def _root(engine: EngineAPI, digest: str) -> str | None:
     filters = msgspec.json.encode({"label": [f"dayfly.root={digest}"]}).decode()
     rows = await engine.ask("GET", "/images/json", query={"all": "1", "filters": filters})
     # Children inherit the label; a root itself has no `dayfly.inputs`.
-    return next((str(row["Id"]) for row in rows if "dayfly.inputs" not in row["Labels"]), None)
+    return next((str(row["Id"]) for row in rows if "dayfly.inputs" not in (row.get("Labels") or {})), None)
 
 
 async def _import_debian(engine: EngineAPI, recipe: _Recipe, digest: str, say: Progress) -> str:
@@ -313,9 +342,11 @@ def _last_status(answer: bytes, doing: str) -> str:
     status = ""
     for line in answer.splitlines():
         said = msgspec.json.decode(line) if line.strip() else {}
-        if "error" in said:
-            raise EngineError(f"{doing}: {said['error']}")
-        status = str(said.get("status", status))
+        if not isinstance(said, dict):
+            raise EngineError(f"{doing}: the engine answered {line[:80]!a}")
+        if said.get("error") is not None:
+            raise EngineError(f"{doing}: {shown(said['error'])}")
+        status = str(said.get("status") or status)
     return status
 
 
@@ -405,6 +436,15 @@ try:
         folder2 = run(python2, "-c", "import site; print(site.getsitepackages()[0])")
         add("sandbox.py", folder2)
         run(python2, "-m", "compileall", "-q", os.path.join(folder2, "sandbox.py"))
+    beside = os.path.dirname(shutil.which("python3"))
+    if not shutil.which("python"):
+        os.symlink("python3", os.path.join(beside, "python"))
+    for name in ("pip", "pip3"):
+        if not shutil.which(name):
+            path = os.path.join(beside, name)
+            with open(path, "w") as file:
+                file.write(order["no_pip"])
+            os.chmod(path, 0o755)
     for path in [sysconfig.get_paths()["stdlib"]] + site.getsitepackages():
         if os.path.isdir(path):
             compileall.compile_dir(path, quiet=2, workers=0)  # what is compiled already is left as it is
@@ -431,7 +471,6 @@ finally:
 
 async def _finish(engine: EngineAPI, recipe: _Recipe, root: str, inputs: str, say: Progress) -> str:
     """Put the runner and the wheels on the root, commit and tag it; return the image's id."""
-    await _sweep(engine)
     name = f"{_WORKBENCH_NAME}{secrets.token_hex(8)}"
     body = {
         "Image": root,
@@ -452,22 +491,26 @@ async def _finish(engine: EngineAPI, recipe: _Recipe, root: str, inputs: str, sa
             "NetworkMode": "none",
             "CapDrop": ["ALL"],
             "CapAdd": ["DAC_OVERRIDE", "FOWNER"],  # to take bits off files of other owners
-            "SecurityOpt": ["no-new-privileges"],
+            # What runs here came from a base or a wheel that may be anybody's.
+            "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp.profile(loopback=False)}"],
+            "Memory": WORKBENCH_MEMORY_BYTES,
+            "MemorySwap": WORKBENCH_MEMORY_BYTES,
+            "PidsLimit": WORKBENCH_PIDS,
             "LogConfig": {"Type": "none", "Config": {}},
         },
     }
     bench = _Workbench(engine, name, recipe.base)
     try:
-        await engine.create(name, body)
+        await _sweep(engine, await engine.create(name, body))
         with anyio.fail_after(DEADLINE), _scratch() as scratch:
             facts = await bench.start()
-            if recipe.python2 and not facts["python2"]:
+            if recipe.python2 and facts.python2 is None:
                 raise DayflyError(f"{recipe.base} has no python2.7")
             context = await _context(recipe, facts, scratch, say)
             say("installing the runner" + (" and the wheels" if recipe.pip else "") + ", compiling the standard library")
             await bench.send(context)
-            await bench.next_facts()
-        pythons = {"3": facts["version"], **({"2": facts["python2"]} if facts["python2"] else {})}
+            await bench.next(_Done)
+        pythons = {"3": facts.version, **({"2": facts.python2} if facts.python2 else {})}
         say("committing the image")
         return await _commit(engine, name, recipe, {"dayfly.inputs": inputs, "dayfly.pythons": msgspec.json.encode(pythons).decode()})
     except TimeoutError:
@@ -485,7 +528,7 @@ async def _commit(engine: EngineAPI, container: str, recipe: _Recipe, labels: di
         "Env": [_PATH],
         "Labels": {
             **labels,
-            "dayfly.protocol": str(PROTOCOL),
+            PROTOCOL_LABEL: str(PROTOCOL),
             "dayfly.version": __version__,
             "dayfly.base": recipe.base,
             "dayfly.pip": " ".join(recipe.pip),
@@ -501,11 +544,21 @@ async def _commit(engine: EngineAPI, container: str, recipe: _Recipe, labels: di
     return str((await engine.inspect_image(str(answer["Id"])))["Id"])
 
 
-async def _sweep(engine: EngineAPI) -> None:
-    """Remove workbenches that were created and never started: the one state in which the engine does not remove them by itself."""
+async def _sweep(engine: EngineAPI, own: str) -> None:
+    """Remove workbenches that were created and never started: the one state in which the engine does not remove them by itself.
+
+    One may be another build's, just about to be started. Its age tells, by the engine's clock: that of our own new one is 0.
+    No label of an owner, as other containers have: the image that is committed would inherit it.
+    """
     filters = msgspec.json.encode({"name": [f"^/?{_WORKBENCH_NAME}"], "status": ["created"]}).decode()
-    for row in await engine.ask("GET", "/containers/json", query={"all": "1", "filters": filters}):
-        await _quietly(engine.remove(row["Id"]))
+    rows = await engine.ask("GET", "/containers/json", query={"all": "1", "filters": filters}) or []
+    created = {str(row["Id"]): float(row.get("Created") or 0) for row in rows}
+    for container, since in created.items():
+        if container != own and since <= created.get(own, 0.0) - ABANDONED_AFTER:
+            await _quietly(engine.remove(container))
+
+
+_Line = TypeVar("_Line", _Facts, _Done)
 
 
 class _Workbench:
@@ -517,7 +570,7 @@ class _Workbench:
         self._stdout, self._stderr = bytearray(), bytearray()
         self._stream: Any = None
 
-    async def start(self) -> dict[str, Any]:
+    async def start(self) -> _Facts:
         self._stream = await self._engine.attach(self._name)
         try:
             await self._engine.start(self._name)
@@ -525,41 +578,55 @@ class _Workbench:
             if "executable file not found" in str(error) or "no such file" in str(error):
                 raise DayflyError(f"{self._base} has no python3 in its {_PATH}: the base must have Python 3.8 or newer") from error
             raise
-        return await self.next_facts()
+        return await self.next(_Facts)
 
     async def send(self, tar: Path) -> None:
         async for piece in _pieces(tar):
             await self._stream.write(piece)
 
-    async def next_facts(self) -> dict[str, Any]:
+    async def next(self, kind: type[_Line]) -> _Line:
+        """Return the next line of its stdout. DayflyError if it is an error, or not what is due."""
         while b"\n" not in self._stdout:
             data = await self._stream.read()
             if not data:
-                said = self._stderr[-2_000:].decode(errors="replace").strip()
+                said = shown(self._stderr[-2_000:].decode(errors="replace").strip())
                 raise DayflyError(f"building on {self._base}: the container ended early{': ' + said if said else ''}")
             for stream, piece in self._decoder.feed(data):
                 (self._stdout if stream == STDOUT else self._stderr).extend(piece)
+            del self._stderr[:-UNREAD_BYTES]
+            if len(self._stdout) > UNREAD_BYTES:
+                raise DayflyError(f"building on {self._base}: its python3 wrote more than {UNREAD_BYTES:,} bytes that are no answer")
         line, _, rest = bytes(self._stdout).partition(b"\n")
         self._stdout = bytearray(rest)
-        facts: dict[str, Any] = msgspec.json.decode(line)
-        if "error" in facts:
-            raise DayflyError(f"building on {self._base}: {facts['error']}")
-        return facts
+        try:
+            error = msgspec.json.decode(line, type=_Said).error
+            if error is None:
+                return msgspec.json.decode(line, type=kind)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise DayflyError(f"building on {self._base}: its python3 answered {line[:200]!a}, which makes no sense here") from None
+        raise DayflyError(f"building on {self._base}: {shown(error)}")
 
     async def aclose(self) -> None:
         if self._stream is not None:
             await self._stream.aclose()
 
 
-async def _context(recipe: _Recipe, facts: dict[str, Any], scratch: Path, say: Progress) -> Path:
+_NO_PIP = """#!/bin/sh
+echo "pip: this sandbox has no network; packages are part of its image: dayfly image build --pip NAME" >&2
+exit 1
+"""
+"""The command `pip` of an image that has none. Programs call it, and should learn why it fails."""
+
+
+async def _context(recipe: _Recipe, facts: _Facts, scratch: Path, say: Progress) -> Path:
     """Write the tar that the workbench is sent: its order, the runner's files, the wheels."""
     wheels = scratch / "wheels"
     wheels.mkdir()
     if recipe.pip:
-        say(f"fetching wheels for Python {facts['version']}: {' '.join(recipe.pip)}")
+        say(f"fetching wheels for Python {facts.version}: {' '.join(recipe.pip)}")
         await _fetch_wheels(recipe.pip, facts, wheels, scratch)
     files = _runner_files()
-    order = {"pip": recipe.pip, "files": sorted({name.partition("/")[0] for name in files})}
+    order = {"pip": recipe.pip, "no_pip": _NO_PIP, "files": sorted({name.partition("/")[0] for name in files})}
     (scratch / "order.json").write_bytes(msgspec.json.encode(order))
     for name, content in files.items():
         (scratch / name).parent.mkdir(exist_ok=True)
@@ -593,11 +660,11 @@ def _runner_files() -> dict[str, str]:
     return {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
 
 
-async def _fetch_wheels(requirements: Sequence[str], facts: dict[str, Any], wheels: Path, scratch: Path) -> None:
-    major, minor = str(facts["version"]).split(".")[:2]
-    machine = str(facts["platform"]).partition("-")[2].replace("-", "_").replace(".", "_")
-    if facts["glibc"]:
-        newest = int(str(facts["glibc"]).split(".")[1])
+async def _fetch_wheels(requirements: Sequence[str], facts: _Facts, wheels: Path, scratch: Path) -> None:
+    major, minor = facts.version.split(".")[:2]
+    machine = facts.platform.partition("-")[2].replace("-", "_").replace(".", "_")
+    if facts.glibc:
+        newest = int(facts.glibc.split(".")[1])
         platforms = [f"manylinux_2_{number}_{machine}" for number in range(newest, 4, -1)] + [f"manylinux2014_{machine}"]
     else:
         platforms = [f"musllinux_1_{number}_{machine}" for number in (2, 1, 0)]
@@ -632,11 +699,11 @@ async def _run(command: Sequence[str], scratch: Path, say: Progress, *, prefix: 
         async for data in process.stderr:
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                text = line.decode(errors="replace").rstrip()
+                text = shown(line.decode(errors="replace").rstrip())
                 tail.append(text)
                 if text.startswith("I: ") and "hook" not in text:  # the hook is a script of many lines
                     say(f"  {text.removeprefix('I: ')}")
-        tail.append(buffer.decode(errors="replace"))
+        tail.append(shown(buffer.decode(errors="replace")))
         if await process.wait() != 0:
             errors = [line for line in tail if re.match(r"(E|ERROR): ?", line, re.IGNORECASE)] or list(tail)
             raise DayflyError(f"{Path(command[0]).name} failed: {'; '.join(line for line in errors if line)[-2_000:]}")
@@ -664,11 +731,22 @@ def _scratch() -> Iterator[Path]:
         yield path
     finally:
         # Never into a mount: what is behind it is not ours.
-        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        if not any(point.startswith(f"{path}/") for point in points):
+        if not any(point.startswith(f"{path}/") for point in _mount_points()):
             shutil.rmtree(path, ignore_errors=True)
         if path.exists():
             log.warning("the temporary directory %s could not be removed", path)
+
+
+def _mount_points() -> list[str]:
+    try:
+        return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    except OSError:
+        return []  # not Linux: mmdebstrap does not run there, and nothing else mounts
+
+
+def shown(text: object) -> str:
+    """What a container, an image or a program of the host said, with control characters as escapes: it may reach a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 async def _quietly(awaitable: Any) -> None:

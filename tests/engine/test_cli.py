@@ -147,8 +147,9 @@ def test_a_program_gets_all_it_is_given(dayfly_: Dayfly, tmp_path: Path) -> None
     )
     (tmp_path / "input").write_bytes(b"a line\n")
     done = dayfly_(
-        *("run", str(tmp_path / "program.py"), "--arg", "-x", "--arg", "", "--env", "A=1=2", "--env", "B="),
+        *("run", "--arg", "-x", "--arg", "", "--env", "A=1=2", "--env", "B="),
         *("--data", '{"x": [null, "é"]}', "--stdin", str(tmp_path / "input")),
+        str(tmp_path / "program.py"),
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == "['main.py', '-x', ''] 1=2  {'x': [None, 'é']}\na line\n"
@@ -235,8 +236,7 @@ def test_json_comes_with_the_same_exit_code_and_line(dayfly_: Dayfly) -> None:
     ("args", "said"),
     [
         ([], "give one program"),
-        (["-c", "1", "program.py"], "give one program"),
-        (["-", "--stdin", "-"], "cannot both come from stdin"),
+        (["--stdin", "-", "-"], "cannot both come from stdin"),
         (["-c", ""], "code is empty"),
         (["-c", "'\udc80'"], "lone surrogate"),
         (["no such\nprogram.py"], "no such program.py: No such file or directory"),
@@ -291,7 +291,7 @@ def test_a_sandbox_that_cannot_work_is_125_with_one_line(dayfly_: Dayfly, args: 
 
 
 def test_a_command_line_that_cannot_be_read_is_2(dayfly_: Dayfly) -> None:
-    for args in (["--timeout-ms", "soon"], ["--python", "4"], ["--no-such-option"], ["a.py", "b.py"]):
+    for args in (["--timeout-ms", "soon"], ["--python", "4"], ["--no-such-option"]):
         done = dayfly_("run", "-c", "1", *args)
         assert (done.returncode, done.stdout) == (2, b"")
         assert b"Usage: dayfly run" in done.stderr
@@ -434,7 +434,7 @@ def test_a_run_loads_only_what_it_needs() -> None:
 
 
 def test_the_defaults_are_the_library_s() -> None:
-    from dayfly import cli, image, sandbox
+    from dayfly import cli
 
     command = inspect.signature(cli.run).parameters
     library = inspect.signature(dayfly.AsyncSandbox).parameters
@@ -448,7 +448,6 @@ def test_the_defaults_are_the_library_s() -> None:
     }
     assert shown == {"cpus": str(limits.cpus), "pids": str(limits.pids), "output_bytes": str(limits.stdout_bytes)}
     assert limits.stdout_bytes == limits.stderr_bytes
-    assert (sandbox.DEFAULT_IMAGE, cli.DEFAULT_IMAGE_PYTHON2) == (image.DEFAULT_TAG, image.DEFAULT_TAG_PYTHON2)
 
 
 def test_doctor_shows_each_finding(dayfly_: Dayfly) -> None:
@@ -531,3 +530,22 @@ def test_errors_of_other_commands_are_one_line_and_1(dayfly_: Dayfly) -> None:
         done = dayfly_(*args)
         assert said in failure_line(done)
         assert done.returncode == 1
+
+
+def test_arguments_follow_the_program(dayfly_: Dayfly, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("import sys; print(sys.argv[1:])")
+    done = dayfly_("run", "--arg", "0", str(tmp_path / "program.py"), "a", "--json", "-c", "", "--", "b")
+    assert (done.returncode, done.stdout) == (0, b"['0', 'a', '--json', '-c', '', '--', 'b']\n")
+    done = dayfly_("run", "-c", "import sys; print(sys.argv[1:])", "a", "-b")
+    assert (done.returncode, done.stdout) == (0, b"['a', '-b']\n")
+
+
+def test_a_refusal_of_the_engine_is_said_once(dayfly_: Dayfly) -> None:
+    done = dayfly_("run", "--cpus", "4000", "-c", "1")
+    assert done.returncode == 125
+    assert done.stderr.count(b"Range of CPUs") == 1
+
+
+def test_python_m_dayfly_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "dayfly", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"dayfly {dayfly.__version__}\n"

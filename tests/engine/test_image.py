@@ -90,7 +90,8 @@ def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_
     found = look_inside(
         image,
         """if True:
-        import importlib.util, os, shutil, stat, sysconfig, asyncio, bz2, ctypes, curses, dbm, decimal, lzma, multiprocessing, readline
+        import importlib.util, os, shutil, stat, subprocess, sysconfig
+        import asyncio, bz2, ctypes, curses, dbm, decimal, lzma, multiprocessing, readline
         import sqlite3, ssl, uuid, zlib, zoneinfo
         stdlib = sysconfig.get_paths()["stdlib"]
         sources = [os.path.join(folder, name) for folder, _, names in os.walk(stdlib) for name in names if name.endswith(".py")]
@@ -100,12 +101,16 @@ def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_
             "sources": len(sources),
             "uncompiled": [path for path in sources if not os.path.exists(importlib.util.cache_from_source(path))],
             "special": special,
-            "installers": [name for name in ("apt", "apt-get", "dpkg", "perl", "mount", "su", "pip") if shutil.which(name)],
+            "installers": [name for name in ("apt", "apt-get", "dpkg", "perl", "mount", "su") if shutil.which(name)],
             "tools": [name for name in ("sh", "bash", "env", "ls", "grep", "sed", "tar") if not shutil.which(name)],
+            "python": [os.path.realpath(shutil.which(name)) for name in ("python", "python3")],
+            "pip": [subprocess.run([name, "install", "x"], capture_output=True, text=True).stderr for name in ("pip", "pip3")],
             "berlin": str(zoneinfo.ZoneInfo("Europe/Berlin")),
         })""",
     )
     assert found["sources"] > 500
+    assert len(set(found.pop("python"))) == 1
+    assert set(found.pop("pip")) == {"pip: this sandbox has no network; packages are part of its image: dayfly image build --pip NAME\n"}
     assert found == {"sources": found["sources"], "uncompiled": [], "special": [], "installers": [], "tools": [], "berlin": "Europe/Berlin"}
 
 
@@ -173,6 +178,11 @@ BAD = [
     ({"base": DEFAULT, "apt": ["tree"]}, ValueError, "debian:SUITE"),
     ({"base": ""}, ValueError, "base"),
     ({"base": "--help"}, ValueError, "base"),
+    ({"base": "a/../../images/json"}, ValueError, "part of dots|of dots alone"),
+    ({"base": "a/./b"}, ValueError, "of dots alone"),
+    ({"base": "a//b"}, ValueError, "an empty part"),
+    ({"base": "a/.."}, ValueError, "of dots alone"),
+    ({"apt": ["bash-"]}, ValueError, "Debian package"),
     ({"base": 3}, TypeError, "base must be a str"),
     ({"tag": "No Such"}, ValueError, "tag"),
     ({"tag": ""}, ValueError, "tag"),
@@ -332,7 +342,47 @@ def test_a_killed_build_leaves_no_container(engine: Any, docker_host: str, image
     assert engine.call("GET", f"/images/{tag}/json")[0] == 404
 
 
-async def test_a_workbench_that_was_never_started_is_swept_up_by_the_next_build(api: EngineAPI, engine: Any, image: str, tag: str) -> None:
+async def test_only_old_unstarted_workbenches_are_removed(
+    api: EngineAPI, engine: Any, image: str, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = await api.create(f"dayfly-build-{secrets.token_hex(8)}", {"Image": image, "HostConfig": {"AutoRemove": True}})
     await images.build(api, base=DEFAULT, tag=tag)
+    # It may be that of a build beside this one, between create and start.
+    assert engine.call("GET", f"/containers/{left}/json")[0] == 200
+    monkeypatch.setattr(images, "ABANDONED_AFTER", 0.0)
+    await images.build(api, base=DEFAULT, tag=tag, force=True)
     assert engine.call("GET", f"/containers/{left}/json")[0] == 404
+
+
+# A base that means harm.
+
+ANSWER = '{{"version":"3.11.2","platform":"linux-x86_64","glibc":"{}","python2":null}}'
+HOSTILE = [
+    ("while :; do printf %065536d 0; done", "more than 1,048,576 bytes"),
+    (f"echo '{ANSWER.format('2.20000000')}'", "makes no sense"),
+    (f"echo '{ANSWER.format('2.36.1.1')}'", "makes no sense"),
+    (r"""printf '%s\n' '{"error":"\u001b]0;owned\u0007\u009bx"}'""", r"\\x1b\]0;owned\\x07\\x9bx"),
+    (r"""printf '\033]0;owned\007\n'""", r"\\x1b\]0;owned\\x07"),
+    (r"""printf '\033]0;owned\007' >&2""", r"ended early: \\x1b\]0;owned\\x07"),
+    ("echo '[]'; sleep 1", "makes no sense"),
+]
+
+
+@pytest.mark.parametrize(("script", "said"), HOSTILE, ids=["flood", "glibc", "dots", "error", "escapes", "stderr", "list"])
+async def test_a_hostile_base_is_refused(api: EngineAPI, image: str, tag: str, unchanged: None, script: str, said: str) -> None:
+    # An image of ours whose python3 is a script.
+    made = await api.create(f"dayfly-test-{secrets.token_hex(8)}", {
+        "Image": image, "User": "0:0",
+        "Entrypoint": ["/bin/sh", "-c", 'f=/usr/local/bin/python3; printf "%s" "$1" >$f; chmod 755 $f', "-"],
+        "Cmd": [f"#!/bin/sh\n{script}\n"],
+    })  # fmt: skip
+    try:
+        await api.start(made)
+        await api.call("POST", f"/containers/{made}/wait")
+        name, _, version = tag.rpartition(":")
+        await api.call("POST", "/commit", query={"container": made, "repo": name, "tag": version}, body={})
+    finally:
+        await api.remove(made)
+    with pytest.raises(DayflyError, match=said) as refused:
+        await images.build(api, base=tag, tag=f"{tag}-built")
+    assert str(refused.value).isprintable()

@@ -20,6 +20,7 @@ RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 # From top to bottom: a module imports only from layers below its own, wherever in the file the import
 # stands, also where it is for the type checker only. Modules of one layer do not import each other.
 LAYERS = [
+    ["__main__"],
     ["__init__", "cli"],
     ["doctor"],
     ["sync"],
