@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import events
 from .errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .container import Container
-    from .pool import Lease
-    from .sandbox import AsyncSandbox
+    from .pool import Lease, Pool
 
 log = logging.getLogger("dayfly.session")
 
@@ -37,6 +36,21 @@ MOST_SECONDS = 604_800.0
 """A week."""
 
 
+class Provider(Protocol):
+    """What a session needs of its sandbox."""
+
+    sessions: int
+
+    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
+        """Check what `run` was called with, and return what is sent."""
+
+    def pool_for(self, python: str) -> Pool[Container]:
+        """Return the pool, if its containers have this Python. Raises PoolClosed or ValueError."""
+
+    def note(self, what: Event | DayflyError) -> None:
+        """Count how a run ended."""
+
+
 class AsyncSession:
     """A session of a sandbox; made by `AsyncSandbox.session`, which describes the arguments.
 
@@ -44,7 +58,7 @@ class AsyncSession:
     is cancelled, or left before its end, ends the session with its container.
     """
 
-    def __init__(self, sandbox: AsyncSandbox, *, max_runs: int, max_seconds: float, idle_seconds: float) -> None:
+    def __init__(self, sandbox: Provider, *, max_runs: int, max_seconds: float, idle_seconds: float) -> None:
         self.max_runs = integer("max_runs", max_runs, least=1, most=1_000_000)
         self.max_seconds = number("max_seconds", max_seconds, least=0.001, most=MOST_SECONDS)
         self.idle_seconds = number("idle_seconds", idle_seconds, least=0.001, most=MOST_SECONDS)

@@ -25,6 +25,7 @@ LAYERS = [
     ["doctor"],
     ["sync"],
     ["sandbox"],
+    ["session"],
     ["container", "image", "pool", "watchdog"],
     ["cleaner", "watchdog_process"],
     ["orphans", "owner"],

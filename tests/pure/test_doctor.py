@@ -42,7 +42,7 @@ HOST = HostFacts(
     swap_bytes=0,
     free_disk_bytes=50_000_000_000,
     runtime_versions={"crun": "crun version 1.21", "runc": "runc version 1.3.3", "runsc": "runsc version release-20250707.0"},
-    image_protocol="1",
+    image_protocol="2",
 )
 
 
@@ -93,7 +93,7 @@ SICK: list[tuple[str, str, dict[str, Any], str]] = [
     ("disk", "warning", {"free_disk_bytes": 999_999_999}, "999,999,999 bytes free in /var/lib/docker"),
     ("image", "failure", {"image_protocol": None, "image_missing": True}, "the engine has no dayfly/python:"),
     ("image", "failure", {"image_protocol": ""}, "is no runner image"),
-    ("image", "failure", {"image_protocol": "2"}, "speaks protocol 2"),
+    ("image", "failure", {"image_protocol": "1"}, "speaks protocol 1"),
 ]
 
 
@@ -168,7 +168,7 @@ def test_a_renamed_runtime_is_known_by_what_it_says() -> None:
 
 
 def test_nothing_is_said_of_a_host_that_cannot_be_looked_at() -> None:
-    found = doctor.judge(VERSION, INFO, HostFacts(address="tcp://far:2376", image_protocol="1"))
+    found = doctor.judge(VERSION, INFO, HostFacts(address="tcp://far:2376", image_protocol="2"))
     assert {"socket", "socket group", "core dumps", "disk"} & {finding.name for finding in found} == set()
     assert {finding.level for finding in found} == {"ok"}
 

@@ -19,9 +19,20 @@ import dayfly
 
 HOME = Path(dayfly.__file__).parent
 DOCUMENTED = [
-    *("AsyncSandbox", "ContainerLost", "DayflyError", "EngineError", "EngineRefused", "EngineUnreachable", "ImageMissing", "Job", "Limits"),
+    *(
+        "AsyncSandbox",
+        "AsyncSession",
+        "ContainerLost",
+        "DayflyError",
+        "EngineError",
+        "EngineRefused",
+        "EngineUnreachable",
+        "ImageMissing",
+        "Job",
+        "Limits",
+    ),
     *("Outcome", "Piece", "PoolClosed", "PoolError", "PoolFull", "PoolTimeout", "Result", "RunnerMisbehaved", "Sandbox", "SandboxError"),
-    *("StartFailed", "Stats", "__version__"),
+    *("Session", "SessionLost", "StartFailed", "Stats", "__version__"),
 ]
 NAMES = [name for name in dayfly.__all__ if name != "__version__"]
 SUBMODULES = {module.name for module in pkgutil.iter_modules(dayfly.__path__)}
