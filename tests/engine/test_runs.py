@@ -256,7 +256,7 @@ def test_merged_stderr_keeps_the_order(sandbox: Sandbox) -> None:
 
 
 def test_files_are_there_when_the_program_starts(sandbox: Sandbox) -> None:
-    files = {"a/b.csv": b"\xff" * 200_000, "text": "\u00e4"}
+    files: dict[str, str | bytes] = {"a/b.csv": b"\xff" * 200_000, "text": "\u00e4"}
     code = "print(len(open('a/b.csv', 'rb').read()), open('text').read())"
     assert sandbox.run(Job(code=code, files=files)).stdout == "200000 \u00e4\n"
 

@@ -35,7 +35,7 @@ class Engine:
         self.listed.append(label)
         if self.silent:
             raise EngineUnreachable("no answer")
-        key, _, value = label.partition("=")
+        key, value = label.split("=")
         return [one for one in self.rows.values() if one["Labels"].get(key) == value]
 
     async def remove(self, container: str, **_: Any) -> bool:

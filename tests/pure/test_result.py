@@ -358,7 +358,8 @@ def test_stats_have_a_json_form_too() -> None:
         errors={"PoolFull": 10},
     )
     assert json.loads(msgspec.json.encode(stats)) == {
-        "warm": 1, "making": 2, "running": 3, "ending": 4, "uncertain": 5, "sessions": 11, "waiting": 6, "made": 7, "failed": 8, "forced": 9,
+        "warm": 1, "making": 2, "running": 3, "ending": 4, "uncertain": 5, "sessions": 11, "waiting": 6, "made": 7,
+        "failed": 8, "forced": 9,
         "runs": {"ok": 9}, "errors": {"PoolFull": 10},
     }  # fmt: skip
 
