@@ -44,7 +44,7 @@ PROCESSES = """
     getresuid getrlimit getrusage getsid gettid getuid ioprio_get pidfd_open restart_syscall rseq sched_get_priority_max
     sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_yield
     seccomp set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setpgid setregid setresgid setresuid setreuid
-    setrlimit setsid setuid sysinfo uname uretprobe vfork wait4 waitid
+    setsid setuid sysinfo uname uretprobe vfork wait4 waitid
 """
 # set*id change nothing for a program without capabilities and with no other id, but libraries call them. A pidfd can be waited
 # for; pidfd_send_signal stays out, since a pidfd, or a directory of /proc, shows no number that a rule could look at.
@@ -100,7 +100,13 @@ PID_BITS = 23
 AS_INT = 0xFFFF_FFFF
 
 Argument = tuple[int, int, int]
-"""(index of the argument, mask, value): allowed where argument & mask == value."""
+"""(index of the argument, mask, value): allowed where argument & mask == value, or with NOT_NULL for
+a mask, where argument != value."""
+
+NOT_NULL = -1
+ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
+
+RLIMIT_CORE = 4
 
 
 def profile(*, loopback: bool = True) -> str:
@@ -149,7 +155,12 @@ CONDITIONS: dict[str, list[list[Argument]]] = {
     # Signals to whomever but the runner.
     "kill rt_sigqueueinfo rt_tgsigqueueinfo tgkill tkill": _all_but(0, {1}, PID_BITS),
     # One's own limits, priority and processors, not those of another: 0 is the caller.
-    "prlimit64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler": [[_int(0, 0)]],
+    "prlimit64": [
+        *([_int(0, 0), *rule] for rule in _all_but(1, {RLIMIT_CORE}, 32)),
+        [_int(0, 0), _int(1, RLIMIT_CORE), (2, ADDRESS, 0)],  # only asking
+    ],
+    "setrlimit": _all_but(0, {RLIMIT_CORE}, 32),
+    "sched_setaffinity sched_setattr sched_setparam sched_setscheduler": [[_int(0, 0)]],
     "setpriority": [[_int(0, PRIO_PROCESS), _int(1, 0)]],  # PRIO_USER would reach the runner: it has the same uid
     "ioprio_set": [[_int(0, IOPRIO_WHO_PROCESS), _int(1, 0)]],
     # The host's huge pages are a pool of its own, charged to nobody: for whom they were set aside, not for a program.
@@ -170,6 +181,10 @@ CONDITIONS: dict[str, list[list[Argument]]] = {
 
 # Calls that succeed and do nothing; the same form, and no rule of CONDITIONS may hold where one of these does.
 IGNORED: dict[str, list[list[Argument]]] = {
+    # The limit stays 1, with which a crash starts no helper on the host; see `spec`.
+    "setrlimit": [[_int(0, RLIMIT_CORE)]],
+    # Not where the old limit is asked for too: it would not be filled in.
+    "prlimit64": [[_int(0, 0), _int(1, RLIMIT_CORE), (2, NOT_NULL, 0), (3, ADDRESS, 0)]],
     # All that a program can write to is tmpfs, where there is nothing to flush; the host's disks are others.
     "sync syncfs": [[]],
     # It would throw files of the image, which all containers share, out of the page cache.
@@ -179,7 +194,12 @@ IGNORED: dict[str, list[list[Argument]]] = {
 
 
 def _arguments(rule: list[Argument]) -> list[dict[str, Any]]:
-    return [{"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"} for index, mask, value in rule]
+    return [
+        {"index": index, "value": value, "op": "SCMP_CMP_NE"}
+        if mask == NOT_NULL
+        else {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+        for index, mask, value in rule
+    ]
 
 
 @functools.lru_cache(maxsize=2)

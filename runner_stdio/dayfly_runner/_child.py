@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MESSAGE_PIPE = 1000
 
+PROCESSORS = "/sys/devices/system/cpu"
+
 _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "HOME", "MALLOC_", "GLIBC_", "LOCPATH")
 """Names of the environment that begin so act while an interpreter, or its C library, starts: a warm one is too late."""
 
@@ -73,7 +75,19 @@ def _settle(streams: "tuple[int, int, int, int]") -> "list[str]":
             os.close(file)
     except OSError as error:
         problems.append(f"oom_score_adj: {error.strerror}")
+    try:
+        _show_processors()
+    except OSError as error:
+        problems.append(f"{PROCESSORS}: {error.strerror}")
     return problems
+
+
+def _show_processors() -> None:
+    """Tell the C library how many processors there are, where a tmpfs hides the host's own files."""
+    count = os.environ.get("PYTHON_CPU_COUNT", "")
+    if count.isdigit() and os.path.isdir(PROCESSORS) and not os.listdir(PROCESSORS):
+        for name in ("online", "possible", "present"):
+            _write_file(f"{PROCESSORS}/{name}", f"0-{int(count) - 1}\n".encode())
 
 
 def _receive(orders: int) -> "dict[str, Any]":
