@@ -156,10 +156,10 @@ CONDITIONS: dict[str, list[list[Argument]]] = {
     "kill rt_sigqueueinfo rt_tgsigqueueinfo tgkill tkill": _all_but(0, {1}, PID_BITS),
     # One's own limits, priority and processors, not those of another: 0 is the caller.
     "prlimit64": [
-        *([_int(0, 0), *rule] for rule in _all_but(1, {RLIMIT_CORE}, 32)),
+        *([_int(0, 0), *rule] for rule in _all_but(1, {RLIMIT_CORE}, 4)),
         [_int(0, 0), _int(1, RLIMIT_CORE), (2, ADDRESS, 0)],  # only asking
     ],
-    "setrlimit": _all_but(0, {RLIMIT_CORE}, 32),
+    "setrlimit": _all_but(0, {RLIMIT_CORE}, 4),
     "sched_setaffinity sched_setattr sched_setparam sched_setscheduler": [[_int(0, 0)]],
     "setpriority": [[_int(0, PRIO_PROCESS), _int(1, 0)]],  # PRIO_USER would reach the runner: it has the same uid
     "ioprio_set": [[_int(0, IOPRIO_WHO_PROCESS), _int(1, 0)]],

@@ -69,8 +69,34 @@ def test_every_limit_reaches_the_body() -> None:
     assert host["CgroupParent"] == "box.slice"
     assert {"Name": "nofile", "Soft": 3_032, "Hard": 3_032} in host["Ulimits"]
     assert {"Name": "fsize", "Soft": 1_000_003, "Hard": 1_000_003} in host["Ulimits"]
-    for options in host["Tmpfs"].values():
+    for path in ("/sandbox", "/tmp"):
+        options = host["Tmpfs"][path]
         assert {"size=1000001", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "pids", "seen"),
+    [(0.01, 64, 1), (1.0, 64, 1), (1.5, 64, 2), (8.0, 64, 8), (128.0, 64, 56), (128.0, 8, 1)],
+)
+def test_a_program_sees_its_own_processors(cpus: float, pids: int, seen: int) -> None:
+    profile = spec.Profile(image_id=IMAGE, limits=Limits(cpus=cpus, pids=pids))
+    body = spec.create_body(profile, uid=UID)
+    assert f"PYTHON_CPU_COUNT={seen}" in body["Env"]
+    assert "nr_inodes=5" in body["HostConfig"]["Tmpfs"]["/sys/devices/system/cpu"]
+
+
+def test_gvisor_keeps_its_own_processors() -> None:
+    profile = spec.Profile(image_id=IMAGE, runtime="runsc")
+    assert spec.create_body(profile, uid=UID)["HostConfig"]["Tmpfs"].keys() == {"/sandbox", "/tmp"}
+
+
+@pytest.mark.parametrize(("pids", "data"), [(64, 50_000_000 + 2**30), (256, 50_000_000 + 2**31)])
+def test_stack_and_data_have_no_hard_limit(pids: int, data: int) -> None:
+    profile = spec.Profile(image_id=IMAGE, limits=Limits(pids=pids))
+    host = spec.create_body(profile, uid=UID)["HostConfig"]
+    assert {"Name": "data", "Soft": data, "Hard": -1} in host["Ulimits"]
+    assert {"Name": "stack", "Soft": 8 * 2**20, "Hard": -1} in host["Ulimits"]
+    assert {"Name": "core", "Soft": 1, "Hard": 1} in host["Ulimits"]
 
 
 def test_gvisor_gets_room_for_its_own_threads() -> None:
