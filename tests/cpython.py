@@ -145,6 +145,8 @@ def main(modules: list[str]) -> int:
             reason = EXPECTED.get(module, "")
             unexplained += bool(different) and not reason
             print(f"{module}: {len(there)} tests, {len(different)} differ{f' ({reason})' if different and reason else ''}", flush=True)
+            if "(module)" in different and not {*there} & {*here}:
+                different = {"(module)": (there.get("(module)", "ended by itself"), here.get("(module)", "ended by itself"))}
             for name, (plainly, inside) in different.items():
                 print(f"    {name.removeprefix('test.')}\n        plain  {plainly}\n        dayfly {inside}", flush=True)
     print(f"{alike} of {len(modules)} modules are alike; {unexplained} differ without an explanation")
