@@ -51,6 +51,9 @@ EXPECTED = {
     "test_queue": "processes and threads",
     "test_resource": "limits that cannot be raised",
     "test_runpy": READ_ONLY,
+    "test_shutil": f"{FILE_SIZE}, {NO_EXEC}",
+    "test_signal": "pidfd_send_signal",
+    "test_socket": "IPv6 loopback, socket families",
 }
 """Module -> the row of docs/differences.md that explains its differences."""
 
