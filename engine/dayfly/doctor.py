@@ -332,11 +332,11 @@ def _kernel(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
     if host.core_pattern is not None:
         if host.core_pattern.startswith("|"):
             found.append(
-                # The one limit at which the kernel does not start it; see `spec`.
                 Finding(
                     "core dumps",
-                    "ok",
-                    f"core_pattern {host.core_pattern:.80}, not started for programs: their core limit is 1",
+                    "warning",
+                    f"piped to a program of the host: {host.core_pattern:.80}",
+                    "The kernel does not start it for programs, whose core limit is 1. A plain name in kernel.core_pattern is safer.",
                 )
             )
         else:

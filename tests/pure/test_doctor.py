@@ -87,7 +87,7 @@ SICK: list[tuple[str, str, dict[str, Any], str]] = [
     ("gvisor", "warning", {"runtime": "runsc"}, "runsc"),
     ("kernel", "warning", {"info": {"KernelVersion": "5.4.0-200-generic"}}, "5.4.0"),
     ("kernel", "warning", {"info": {"KernelVersion": ""}}, "unknown"),
-    ("core dumps", "ok", {"core_pattern": "|/usr/lib/systemd/systemd-coredump %P"}, "systemd-coredump"),
+    ("core dumps", "warning", {"core_pattern": "|/usr/lib/systemd/systemd-coredump %P"}, "systemd-coredump"),
     ("storage", "warning", {"info": {"Driver": "vfs"}}, "copies the whole image"),
     ("storage", "warning", {"info": {"Driver": "aufs"}}, "aufs"),
     ("disk", "warning", {"free_disk_bytes": 999_999_999}, "999,999,999 bytes free in /var/lib/docker"),
