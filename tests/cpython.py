@@ -53,7 +53,7 @@ EXPECTED = {
     "test_runpy": READ_ONLY,
     "test_shutil": f"{FILE_SIZE}, {NO_EXEC}",
     "test_signal": "pidfd_send_signal",
-    "test_subprocess": f"{NO_EXEC}, processors",
+    "test_subprocess": f"{NO_EXEC}, open files",
     "test_socket": "IPv6 loopback, socket families",
 }
 """Module -> the row of docs/differences.md that explains its differences."""
