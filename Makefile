@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 BUILD = $(BIN)/dayfly image build
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm bench
+.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -58,6 +58,12 @@ $(VENV)/installed: pyproject.toml engine/dayfly/_version.py
 	@python3 -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,dev]'
 	@touch $@
+
+# CPython's own test modules, in a plain container and in dayfly: lists each test that differs. About half an hour;
+# MODULES="test_io test_os" chooses.
+cpython-tests: setup
+	@$(BUILD) --tag dayfly/cpython-tests:3.11 --base debian:bookworm --apt libpython3.11-testsuite >/dev/null
+	@$(BIN)/python -m tests.cpython $(MODULES)
 
 # Speed, side by side with others, who are installed from the package index: about ten minutes, on an otherwise idle machine.
 bench: setup $(VENV)/bench

@@ -298,7 +298,68 @@ def test_a_fork_bomb_fails_and_is_answered(box: Box, gvisor: bool) -> None:
 
 @clause("limit.core")
 def test_no_core_is_dumped(box: Box) -> None:
-    assert inside(box, "import json, resource; print(json.dumps(resource.getrlimit(resource.RLIMIT_CORE)))") == [0, 0]
+    code = """
+import ctypes, json, os, resource
+for limit in ((1, 1), (0, 0), (-1, -1), (10**6, -1)):
+    try: resource.setrlimit(resource.RLIMIT_CORE, limit)
+    except ValueError: pass
+before = sorted(os.listdir())
+child = os.fork()
+if not child: ctypes.string_at(0)
+status = os.waitpid(child, 0)[1]
+found = resource.getrlimit(resource.RLIMIT_CORE), os.WTERMSIG(status), os.WCOREDUMP(status)
+print(json.dumps([*found, sorted(os.listdir()) == before]))
+"""
+    # A limit of 0 does not keep the kernel from piping the core to a program of the host, 1 does.
+    assert inside(box, code) == [[1, 1], 11, False, True]
+
+
+@clause("limit.raised")
+def test_what_memory_bounds_may_be_raised(box: Box) -> None:
+    raising = """
+import resource
+for name in ('STACK', 'DATA', 'CORE'):
+    for limit in ((2**28, -1), (-1, -1)):
+        resource.setrlimit(getattr(resource, f'RLIMIT_{name}'), limit)
+"""
+    large_stack = """
+import json, threading
+threading.stack_size(2**30)
+done = []
+thread = threading.Thread(target=done.append, args=(1,))
+thread.start()
+thread.join()
+print(json.dumps(done))
+"""
+    assert inside(box, raising + large_stack) == [1]
+    assert inside(box, large_stack) == [1], "with the limits that it starts with"
+
+
+@clause("limit.processors")
+def test_the_processors_seen_are_those_given(box: Box, gvisor: bool) -> None:
+    code = """
+import concurrent.futures, json, multiprocessing, os
+with multiprocessing.Pool() as pool: one = pool.map(abs, [-1])
+with concurrent.futures.ProcessPoolExecutor() as pool: two = list(pool.map(abs, [-2]))
+print(json.dumps([os.cpu_count(), one, two]))
+"""
+    seen, *pools = inside(box, code)
+    assert pools == [[1], [2]]
+    if gvisor:
+        not_applicable("gVisor shows the processors that its own kernel was given")
+    assert seen == 1
+
+
+@clause("confined.names")
+def test_names_of_the_loopback_resolve(box: Box) -> None:
+    code = """
+import json, socket
+found = [sorted({a[4][0] for a in socket.getaddrinfo(name, 80)}) for name in ('localhost', 'LOCALHOST', 'ip6-localhost')]
+with socket.create_server(('localhost', 0)) as server, socket.create_connection(('localhost', server.getsockname()[1])): pass
+print(json.dumps([found, socket.gethostbyname(socket.gethostname()), socket.gethostbyaddr('127.0.0.1')[0]]))
+"""
+    both = ["127.0.0.1", "::1"]
+    assert inside(box, code) == [[both, both, ["::1"]], "127.0.0.1", "localhost"]
 
 
 @pytest.mark.parametrize(

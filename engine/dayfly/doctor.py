@@ -316,7 +316,7 @@ def _kernel(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
                     "core dumps",
                     "warning",
                     f"piped to a program of the host: {host.core_pattern:.80}",
-                    "A core limit of 0 stops most such programs, not all. Set kernel.core_pattern to a plain name.",
+                    "The kernel does not start it for programs, whose core limit is 1. A plain name in kernel.core_pattern is safer.",
                 )
             )
         else:

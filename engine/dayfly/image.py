@@ -64,6 +64,16 @@ Progress = Callable[[str], None]
 _MIRROR, _SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _WORKBENCH_NAME = "dayfly-build-"
+_HOSTS = f"""127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+127.0.0.1\t{spec.HOSTNAME}
+"""
+"""What Docker writes into a container with a network, and the container's own name."""
+
 _PATH = next(entry for entry in spec.ENVIRONMENT if entry.startswith("PATH="))
 """Where the base must have its python3: a container of the image is started with no other."""
 
@@ -150,7 +160,7 @@ async def build(
         raise DayflyError(f"pip is needed to fetch wheels, and {sys.executable} has none: run  {sys.executable} -m ensurepip")
 
     origin = _root_digest(recipe) if recipe.suite else await _base_image(engine, recipe.base, say)
-    inputs = _digest(origin, recipe.python2, recipe.pip, _WORKBENCH, _NO_PIP, __version__, _runner_files())
+    inputs = _digest(origin, recipe.python2, recipe.pip, _WORKBENCH, _NO_PIP, _HOSTS, __version__, _runner_files())
     if not force and (built := await _built(engine, recipe.tag, inputs)):
         say(f"{recipe.tag} is up to date")
         return built
@@ -389,7 +399,7 @@ async def _built(engine: EngineAPI, tag: str, inputs: str) -> str | None:
 # Runs as root in the container, by its own python3. It writes one line of JSON at each step, and waits for the end of
 # its stdin when it is done: that is when the container is committed. Python 3.4 must understand it, to be told that it is too old.
 _WORKBENCH = r"""
-import compileall, json, os, platform, shutil, site, stat, subprocess, sys, sysconfig, tarfile, tempfile
+import compileall, json, os, platform, re, shutil, site, stat, subprocess, sys, sysconfig, tarfile, tempfile
 
 def tell(**facts):
     print(json.dumps(facts), flush=True)
@@ -409,6 +419,35 @@ def add(name, folder):
         shutil.copytree(source, target)
     else:
         shutil.copyfile(source, target)
+
+# Docker puts an empty file over /etc/hosts of every container without a network, whatever the image has there.
+# So the C library, glibc or musl, is changed to read another file.
+HOSTS = "/lib/hosts"
+LIBRARY = r"(libc|libnss_files|ld-musl-\w+)[-.].*so(\..*)?"
+RESOLVE = "import socket as s; print([s.getaddrinfo('localhost', 1, family)[0][4][0] for family in (s.AF_INET, s.AF_INET6)])"
+
+def name_loopback(text):
+    with open(HOSTS, "w") as file:
+        file.write(text)
+    os.chmod(HOSTS, 0o644)
+    for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
+        for parent, _, names in os.walk(folder):
+            for path in [os.path.join(parent, name) for name in names if re.fullmatch(LIBRARY, name)]:
+                if not os.path.islink(path):
+                    use_hosts(path)
+    if run(sys.executable, "-c", RESOLVE) != "['127.0.0.1', '::1']":
+        sys.exit("its C library does not resolve localhost by a hosts file")
+
+def use_hosts(path):
+    with open(path, "rb") as file:
+        library = file.read()
+    # The new path is as long as the old one, and ends like it: a linker may keep one text for both "hosts" and this.
+    changed = library.replace(b"/etc/hosts\0", HOSTS.encode() + b"\0")
+    if changed != library:
+        with open(path + ".new", "wb") as file:
+            file.write(changed)
+        shutil.copymode(path, path + ".new")
+        os.rename(path + ".new", path)  # programs that run keep the old one
 
 work = tempfile.mkdtemp(dir="/")
 try:
@@ -436,6 +475,7 @@ try:
         folder2 = run(python2, "-c", "import site; print(site.getsitepackages()[0])")
         add("sandbox.py", folder2)
         run(python2, "-m", "compileall", "-q", os.path.join(folder2, "sandbox.py"))
+<<<<<<< HEAD
     beside = os.path.dirname(shutil.which("python3"))
     if not shutil.which("python"):
         os.symlink("python3", os.path.join(beside, "python"))
@@ -445,6 +485,9 @@ try:
             with open(path, "w") as file:
                 file.write(order["no_pip"])
             os.chmod(path, 0o755)
+=======
+    name_loopback(order["hosts"])
+>>>>>>> h/kc
     for path in [sysconfig.get_paths()["stdlib"]] + site.getsitepackages():
         if os.path.isdir(path):
             compileall.compile_dir(path, quiet=2, workers=0)  # what is compiled already is left as it is
@@ -626,7 +669,7 @@ async def _context(recipe: _Recipe, facts: _Facts, scratch: Path, say: Progress)
         say(f"fetching wheels for Python {facts.version}: {' '.join(recipe.pip)}")
         await _fetch_wheels(recipe.pip, facts, wheels, scratch)
     files = _runner_files()
-    order = {"pip": recipe.pip, "no_pip": _NO_PIP, "files": sorted({name.partition("/")[0] for name in files})}
+    order = {"hosts": _HOSTS, "pip": recipe.pip, "no_pip": _NO_PIP, "files": sorted({name.partition("/")[0] for name in files})}
     (scratch / "order.json").write_bytes(msgspec.json.encode(order))
     for name, content in files.items():
         (scratch / name).parent.mkdir(exist_ok=True)

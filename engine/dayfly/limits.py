@@ -19,7 +19,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     cpus: float = 1.0
-    """Processors' worth of time, by CFS quota: 0.01 or more."""
+    """Processors' worth of time, by CFS quota: 0.01 or more. `os.cpu_count()` inside is this number
+    rounded up, and at most `pids` less 8."""
     pids: int = 64
     """Processes and threads at once, the runner's own two among them: 8 or more."""
     tmpfs_bytes: int = 16_000_000

@@ -45,7 +45,7 @@ PROCESSES = """
     getresuid getrlimit getrusage getsid gettid getuid ioprio_get pidfd_open restart_syscall rseq sched_get_priority_max
     sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_yield
     set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setpgid setregid setresgid setresuid setreuid
-    setrlimit setsid setuid sysinfo uname uretprobe vfork wait4 waitid
+    setsid setuid sysinfo uname uretprobe vfork wait4 waitid
 """
 # set*id change nothing for a program without capabilities and with no other id, but libraries call them. A pidfd can be waited
 # for. pidfd_send_signal stays out: neither a pidfd nor a directory of /proc shows the number of its process to a rule.
@@ -135,13 +135,16 @@ share one inode: 30,000 locks on one make every close of another a thousand time
 
 LOCK_SH, LOCK_UN = 1, 8
 
-PID_BITS = 23
-"""Enough to tell every process (below 2^22, PID_MAX_LIMIT) and, negative, every process group from 1."""
+PID_BITS, FEW_PID_BITS = 22, 8
+"""Of a process number, the bits that are compared with 1: each is a rule for each call.
 
-OWN_PIDS = {0, *range(2, 1_024)}
-"""The caller, and the numbers that a program's processes have until it has started a thousand."""
+22 tell every process (below 2^22, PID_MAX_LIMIT) and, negative, every group but the last possible one from 1. 8 mistake one
+process of 256 for the runner: for calls that seldom name a process, but 0, which is the caller.
+"""
 
-AS_INT = 0xFFFF_FFFF
+RLIMIT_CORE = 4
+
+AS_INT, ADDRESS = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 Argument = tuple[int, int, int]
 """(index of the argument, mask, value): holds where argument & mask == value."""
@@ -189,6 +192,11 @@ def _only(index: int, allowed: set[int]) -> list[list[Argument]]:
     return rules
 
 
+def _settable(index: int) -> list[list[Argument]]:
+    """Rules for the limits that may be set: all but CORE (4), and its neighbours RSS, MSGQUEUE and NICE, which are no use here."""
+    return [[(index, 4, 0)], [(index, 2, 2)]]
+
+
 LOCAL = [[_int(0, AF_UNIX)]]
 
 
@@ -207,9 +215,13 @@ CONDITIONS: Rules = {
     "socketpair": LOCAL,
     # Signals to whomever but the runner.
     "kill tgkill tkill": _all_but(0, {1}, PID_BITS),
-    # Limits, processors, queued signals, priority of the program's own processes, not those of the runner: by number for what programs
-    # use so, else of the caller, who is 0.
-    "prlimit64 rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity": _only(0, OWN_PIDS),
+    # Queued signals, processors, limits of the program's own processes, not those of the runner: by number for what programs use so.
+    "rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity": _all_but(0, {1}, FEW_PID_BITS),
+    "prlimit64": [
+        *([_int(0, 0), *limit] for limit in _settable(1)),
+        *([*pid, *limit] for pid in _all_but(0, {1}, FEW_PID_BITS) for limit in ([(2, ADDRESS, 0)], [(1, 4, 0)])),
+    ],
+    "setrlimit": _settable(0),
     "sched_setattr sched_setparam sched_setscheduler": [[_int(0, 0)]],
     # PRIO_USER would reach the runner: it has the same uid.
     "setpriority": [[_int(0, PRIO_PROCESS), _int(1, 0)]],
@@ -236,6 +248,10 @@ CONDITIONS: Rules = {
 # does. Every one of them is a line of the table in SECURITY.md, with what a program notices.
 ANSWERS: dict[int, Rules] = {
     0: {
+        # The core limit stays 1, see `spec`; Linux has no use for the other. Not where the old limit is asked for too: it would
+        # not be filled in.
+        "setrlimit": [[(0, AS_INT - 1, RLIMIT_CORE)]],
+        "prlimit64": [[_int(0, 0), (1, AS_INT - 1, RLIMIT_CORE), (3, ADDRESS, 0)]],
         # All that a program can write to is tmpfs, where there is nothing to flush. The engine's /etc/hostname is on the host's disk:
         # 19,000 flushes of it a second.
         "sync syncfs fsync fdatasync sync_file_range": [[]],

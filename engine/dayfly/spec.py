@@ -23,6 +23,7 @@ from .limits import Limits, integer
 ENTRYPOINT = ("python3", "-u", "-X", "dayfly_runner", "main.py")
 """Becomes the runner while `site` is imported, see `runner_stdio`; the name of the file is the program's, later."""
 
+HOSTNAME = "sandbox"
 WORKING_DIR = "/sandbox"
 TEMPORARY_DIR = "/tmp"  # noqa: S108 - the container's own, not the host's
 
@@ -37,8 +38,16 @@ FIRST_UID, LAST_UID = 1, 2**31 - 1
 MIN_MEMORY_BYTES = 16_000_000
 """The engine's own floor is 6 MiB; a runner and a Python do not start in less than this."""
 
+PROCESSORS_DIR = "/sys/devices/system/cpu"
+"""A tmpfs hides it: the runner writes there how many processors the program is to see."""
+
 STACK_BYTES = 8 * 2**20
 """The kernel's own default, and what the C library gives a thread."""
+
+LARGEST_STACK_BYTES = 2**30
+"""One thread may ask for a stack of this size without raising RLIMIT_DATA first."""
+
+NO_HARD_LIMIT = -1
 
 OPTIONS = "rw,nosuid,nodev,noexec,size={},nr_inodes={}"
 """Of every tmpfs: bytes, and files with directories."""
@@ -47,7 +56,7 @@ RUNSC_PIDS = 1_024
 """Added to `pids` under gVisor, whose own host threads are what the cgroup counts there."""
 
 # What newer engines hide by default (naming any replaces the default list), and beyond it what tells of the host's hardware,
-# disks, modules and boot. Not hidden, because libraries size themselves by it: meminfo, stat, cpuinfo, /sys/devices/system/cpu.
+# disks, modules and boot. Not hidden, because libraries read them: meminfo, stat, cpuinfo.
 MASKED_PATHS = (
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
@@ -104,6 +113,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("image_id must not be empty")
 
 
+def processors(limits: Limits) -> int:
+    """Return how many processors the program sees, so that pools made by that number fit `pids`.
+
+    `cpus` rounded up; less where `pids` has no place for as many worker processes beside the runner's
+    two and the threads of a pool.
+    """
+    return max(1, min(math.ceil(limits.cpus), limits.pids - 8))
+
+
 def is_gvisor(runtime: str | None) -> bool:
     """Whether the runtime's name says gVisor, which has a kernel of its own: other counts, and no filter of ours inside."""
     return runtime is not None and ("runsc" in runtime or "gvisor" in runtime)
@@ -134,6 +152,17 @@ class Blueprint:
         integer("uid", uid, least=FIRST_UID, most=LAST_UID)
         limits = self.profile.limits
         mount = OPTIONS.format(limits.tmpfs_bytes, limits.tmpfs_inodes)
+        owner = f"uid={uid},gid={uid}"
+        writable = {
+            WORKING_DIR: f"{mount},mode=0755,{owner}",
+            TEMPORARY_DIR: f"{mount},mode=1777",
+            # ShmSize alone gives it no inode cap.
+            SHARED_MEMORY: f"{OPTIONS.format(limits.shm_bytes, limits.tmpfs_inodes)},mode=1777",
+        }
+        if not is_gvisor(self.profile.runtime):
+            # The C library reads the number of processors here, so Python before 3.13 does too. The kernel has
+            # no file of this kind for one container, and a cpuset would pin programs to the same processors.
+            writable[PROCESSORS_DIR] = f"{OPTIONS.format(16384, 5)},mode=0755,{owner}"
         return {
             **self._body,
             # A numeric user of the container's own: many of the kernel's quotas are per uid and host-wide (pending signals,
@@ -142,12 +171,7 @@ class Blueprint:
             "HostConfig": {
                 **self._body["HostConfig"],
                 # The only writable places; sized and with an inode cap, both charged to Memory.
-                "Tmpfs": {
-                    WORKING_DIR: f"{mount},mode=0755,uid={uid},gid={uid}",
-                    TEMPORARY_DIR: f"{mount},mode=1777",
-                    # ShmSize alone gives it no inode cap.
-                    "/dev/shm": f"{OPTIONS.format(limits.shm_bytes, limits.tmpfs_inodes)},mode=1777",  # noqa: S108
-                },
+                "Tmpfs": writable,
             },
         }
 
@@ -163,9 +187,10 @@ def _common(profile: Profile) -> dict[str, Any]:
         "Image": profile.image_id,
         "Entrypoint": list(ENTRYPOINT),  # fixed: argv can be read in `ps` and `inspect` of the host
         "Cmd": [],
-        "Env": list(ENVIRONMENT),
+        # Python 3.13 and newer read it; the runner shows the same number to all others.
+        "Env": [*ENVIRONMENT, f"PYTHON_CPU_COUNT={processors(limits)}"],
         "WorkingDir": WORKING_DIR,
-        "Hostname": "sandbox",  # else it would be the container's id
+        "Hostname": HOSTNAME,  # else it would be the container's id
         "Domainname": "",
         "AttachStdin": True,
         "AttachStdout": True,
@@ -219,11 +244,13 @@ def _common(profile: Profile) -> dict[str, Any]:
             "OomScoreAdj": 500,  # when the host is short of memory, sandboxes go first
             "OomKillDisable": False,
             "Ulimits": [
-                # 1 means that no program of the host's core_pattern is started for a crash; with 0 the kernel starts it all the same.
+                # 1, not 0: the kernel starts a piped core_pattern's helper, as root on the host, at any limit but 1.
+                # The filter makes every later change of this limit do nothing.
                 _ulimit("core", 1),
                 # So that one oversized allocation is a MemoryError in the program, not a kill: the kernel counts what is mapped writable,
-                # touched or not, and that is 8 MiB of stack for every thread, most of which is never touched.
-                _ulimit("data", profile.memory_bytes + limits.pids * STACK_BYTES),
+                # touched or not, and that is 8 MiB of stack for every thread, most of which is never touched. The program
+                # may raise it: Memory is what bounds.
+                _ulimit("data", _data_bytes(profile), NO_HARD_LIMIT),
                 _ulimit("fsize", limits.file_size_bytes),
                 _ulimit("memlock", 0),
                 _ulimit("msgqueue", 0),
@@ -231,14 +258,18 @@ def _common(profile: Profile) -> dict[str, Any]:
                 _ulimit("nofile", max(1_024, limits.open_files + 32)),  # the runner's; the program is given `open_files`
                 _ulimit("rtprio", 0),
                 _ulimit("sigpending", 128),
-                _ulimit("stack", STACK_BYTES),
+                _ulimit("stack", STACK_BYTES, NO_HARD_LIMIT),
             ],
         },
     }
 
 
-def _ulimit(name: str, value: int) -> dict[str, Any]:
-    return {"Name": name, "Soft": value, "Hard": value}
+def _data_bytes(profile: Profile) -> int:
+    return profile.memory_bytes + max(profile.limits.pids * STACK_BYTES, LARGEST_STACK_BYTES)
+
+
+def _ulimit(name: str, soft: int, hard: int | None = None) -> dict[str, Any]:
+    return {"Name": name, "Soft": soft, "Hard": soft if hard is None else hard}
 
 
 def differences(body: Mapping[str, Any], inspect: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,9 @@ MESSAGE_PIPE = 1000
 NICENESS = 10
 """Of the program, so that the runner is first when the container's processor time is short."""
 
+PROCESSORS = "/sys/devices/system/cpu"
+_COUNTS = ("online", "possible", "present")
+
 _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "HOME", "MALLOC_", "GLIBC_", "LOCPATH")
 """Names of the environment that begin so act while an interpreter, or its C library, starts: a warm one is too late."""
 
@@ -44,7 +47,7 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
     try:
         os.nice(NICENESS)
         score = _score()
-        problems = _settle(pipes)
+        problems = _settle(pipes) + _show_processors()
         _report(progress, problems)
         order = _receive(pipes[4])
         while "preload" in order:
@@ -102,14 +105,24 @@ def _score() -> bytes:
 
 
 def _set_score(score: bytes) -> "list[str]":
+    return _write_file("/proc/self/oom_score_adj", score)
+
+
+def _show_processors() -> "list[str]":
+    """Tell the C library how many processors there are, where a tmpfs hides the host's own files."""
+    count = os.environ.get("PYTHON_CPU_COUNT", "")
+    if not count.isdigit() or not os.path.isdir(PROCESSORS) or os.listdir(PROCESSORS):
+        return []
+    line = f"0-{int(count) - 1}\n".encode()
+    return [problem for name in _COUNTS for problem in _write_file(f"{PROCESSORS}/{name}", line)]
+
+
+def _write_file(path: str, data: bytes) -> "list[str]":
     try:
-        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        try:
-            os.write(file, score)
-        finally:
-            os.close(file)
+        with open(path, "wb", 0) as file:
+            file.write(data)
     except OSError as error:
-        return [f"oom_score_adj: {error.strerror}"]
+        return [f"{path}: {error.strerror}"]
     return []
 
 

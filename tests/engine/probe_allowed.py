@@ -323,7 +323,8 @@ def other_processes():
     """Limits and processors of a child, and of oneself by one's own number."""
     child = subprocess.Popen(["sleep", "30"])
     for pid in (os.getpid(), child.pid):
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, resource.prlimit(pid, resource.RLIMIT_NOFILE))
+        assert resource.prlimit(pid, resource.RLIMIT_CORE) == (1, 1)
         os.sched_setaffinity(pid, os.sched_getaffinity(pid))
     child.kill()
     child.wait()

@@ -127,6 +127,7 @@ def main():
             for path in (
                 "/x", "/etc/passwd", "/usr/x", "/dev/x", "/dev/mqueue/../x", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger",
                 "/proc/self/oom_score_adj", "/sys/fs/cgroup/x", "/sandbox/x", "/tmp/x", "/dev/shm/x",
+                "/sys/devices/system/cpu/x", "/sys/x",
             )
         },
         "lower_oom_score": write("/proc/self/oom_score_adj", b"-1"),

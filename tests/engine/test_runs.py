@@ -127,8 +127,35 @@ def test_out_of_memory_is_said_as_such(sandbox: Sandbox) -> None:
     assert result.oom_kills == 1
 
 
+POOLS = """
+import concurrent.futures, multiprocessing, os, sys
+if sys.argv[1:]:  # what the C library reads on a host of another size
+    open('/sys/devices/system/cpu/online', 'w').write(sys.argv[1] + '\\n')
+print(os.cpu_count(), flush=True)
+with multiprocessing.Pool() as pool: print(pool.map(abs, [-1]))
+with concurrent.futures.ProcessPoolExecutor() as pool: print(list(pool.map(abs, [-2])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("cpus", "pids", "args", "seen"),
+    [(0.5, 64, (), 1), (1.0, 8, (), 1), (1.5, 64, (), 2), (1.0, 64, ("0-55",), 56)],
+)
+def test_pools_fit(cpus: float, pids: int, args: tuple[str, ...], seen: int) -> None:
+    with Sandbox(limits=Limits(cpus=cpus, pids=pids), memory_limit_mb=500) as sandbox:
+        result = sandbox.run(Job(code=POOLS, args=args, timeout_ms=30_000))
+    assert (result.stdout, result.stderr) == (f"{seen}\n[1]\n[2]\n", "")
+
+
+def test_pools_of_a_large_hosts_size_would_not_fit() -> None:
+    with Sandbox(memory_limit_mb=500) as sandbox:
+        result = sandbox.run(Job(code=POOLS, args=("0-127",), timeout_ms=5_000))
+    assert result.stdout == "128\n"
+    assert result.is_error
+
+
 def test_one_oversized_allocation_is_a_memory_error_in_the_program(sandbox: Sandbox) -> None:
-    result = sandbox.run("bytearray(10 ** 9)")
+    result = sandbox.run("bytearray(2 * 10 ** 9)")
     assert result.outcome is Outcome.ERROR
     assert result.stderr.endswith("MemoryError\n")
 

@@ -69,10 +69,10 @@ def test_every_limit_reaches_the_body() -> None:
     assert host["CgroupParent"] == "box.slice"
     assert {"Name": "nofile", "Soft": 3_032, "Hard": 3_032} in host["Ulimits"]
     assert {"Name": "fsize", "Soft": 1_000_003, "Hard": 1_000_003} in host["Ulimits"]
-    assert host["Tmpfs"].keys() == {"/sandbox", "/tmp", "/dev/shm"}
-    for path, options in host["Tmpfs"].items():
+    assert host["Tmpfs"].keys() == {"/sandbox", "/tmp", "/dev/shm", "/sys/devices/system/cpu"}
+    for path in ("/sandbox", "/tmp", "/dev/shm"):
         size = 1_000_002 if path == "/dev/shm" else 1_000_001
-        assert {f"size={size}", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(options.split(","))
+        assert {f"size={size}", "nr_inodes=101", "noexec", "nosuid", "nodev"} <= set(host["Tmpfs"][path].split(","))
 
 
 def test_sockets_are_limited_where_the_engine_can() -> None:
@@ -104,6 +104,31 @@ def test_udp_where_its_memory_is_charged(info: dict[str, Any], runtime: str | No
 def test_the_filter_is_the_one_without_udp() -> None:
     body = spec.create_body(spec.Profile(image_id=IMAGE, udp=False), uid=UID)
     assert f"seccomp={seccomp.profile(udp=False)}" in body["HostConfig"]["SecurityOpt"]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "pids", "seen"),
+    [(0.01, 64, 1), (1.0, 64, 1), (1.5, 64, 2), (8.0, 64, 8), (128.0, 64, 56), (128.0, 8, 1)],
+)
+def test_a_program_sees_its_own_processors(cpus: float, pids: int, seen: int) -> None:
+    profile = spec.Profile(image_id=IMAGE, limits=Limits(cpus=cpus, pids=pids))
+    body = spec.create_body(profile, uid=UID)
+    assert f"PYTHON_CPU_COUNT={seen}" in body["Env"]
+    assert "nr_inodes=5" in body["HostConfig"]["Tmpfs"]["/sys/devices/system/cpu"]
+
+
+def test_gvisor_keeps_its_own_processors() -> None:
+    profile = spec.Profile(image_id=IMAGE, runtime="runsc")
+    assert spec.create_body(profile, uid=UID)["HostConfig"]["Tmpfs"].keys() == {"/sandbox", "/tmp", "/dev/shm"}
+
+
+@pytest.mark.parametrize(("pids", "data"), [(64, 50_000_000 + 2**30), (256, 50_000_000 + 2**31)])
+def test_stack_and_data_have_no_hard_limit(pids: int, data: int) -> None:
+    profile = spec.Profile(image_id=IMAGE, limits=Limits(pids=pids))
+    host = spec.create_body(profile, uid=UID)["HostConfig"]
+    assert {"Name": "data", "Soft": data, "Hard": -1} in host["Ulimits"]
+    assert {"Name": "stack", "Soft": 8 * 2**20, "Hard": -1} in host["Ulimits"]
+    assert {"Name": "core", "Soft": 1, "Hard": 1} in host["Ulimits"]
 
 
 def test_gvisor_gets_room_for_its_own_threads() -> None:
