@@ -475,7 +475,6 @@ try:
         folder2 = run(python2, "-c", "import site; print(site.getsitepackages()[0])")
         add("sandbox.py", folder2)
         run(python2, "-m", "compileall", "-q", os.path.join(folder2, "sandbox.py"))
-<<<<<<< HEAD
     beside = os.path.dirname(shutil.which("python3"))
     if not shutil.which("python"):
         os.symlink("python3", os.path.join(beside, "python"))
@@ -485,9 +484,7 @@ try:
             with open(path, "w") as file:
                 file.write(order["no_pip"])
             os.chmod(path, 0o755)
-=======
     name_loopback(order["hosts"])
->>>>>>> h/kc
     for path in [sysconfig.get_paths()["stdlib"]] + site.getsitepackages():
         if os.path.isdir(path):
             compileall.compile_dir(path, quiet=2, workers=0)  # what is compiled already is left as it is
