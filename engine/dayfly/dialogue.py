@@ -3,19 +3,21 @@
 Owns the order of frames and the bounds on their sizes and number, as conformance/PROTOCOL.md has them. The other side
 is believed in nothing: it is a place where hostile code runs. What does not fit the table ends the dialogue for good.
 
-    state       hello()  run()   ready  started  output, message, display, want  file, skipped  exit      next  spent  error
-    NEW         GREETED  -       -      -        -                               -              -         -     -      -
-    GREETED     -        -       WARM   -        -                               -              -         -     -      DONE
-    WARM        -        HANDED  -      -        -                               -              -         -     -      DONE
-    HANDED      -        -       -      RUNNING  -                               -              -         -     -      DONE
-    RUNNING     -        -       -      -        RUNNING                         COLLECTING     CLEANING  -     -      DONE
-    COLLECTING  -        -       -      -        -                               COLLECTING     CLEANING  -     -      DONE
-    CLEANING    -        -       -      -        -                               -              -         WARM  DONE   DONE
-    DONE        -        -       -      -        -                               -              -         -     -      -
-    BROKEN      -        -       -      -        -                               -              -         -     -      -
+    state       hello()  open()   run()   ready  started  output, message, display, want  file, skipped  exit      next  spent  error
+    NEW         GREETED  -        -       -      -        -                               -              -         -     -      -
+    GREETED     -        -        -       WARM   -        -                               -              -         -     -      DONE
+    WARM        -        OPENING  HANDED  -      -        -                               -              -         -     -      DONE
+    OPENING     -        -        -       -      -        -                               -              -         IDLE  -      DONE
+    IDLE        -        -        HANDED  -      -        -                               -              -         -     -      DONE
+    HANDED      -        -        -       -      RUNNING  -                               -              -         -     -      DONE
+    RUNNING     -        -        -       -      -        RUNNING                         COLLECTING     CLEANING  -     -      DONE
+    COLLECTING  -        -        -       -      -        -                               COLLECTING     CLEANING  -     -      DONE
+    CLEANING    -        -        -       -      -        -                               -              -         IDLE  DONE   DONE
+    DONE        -        -        -       -      -        -                               -              -         -     -      -
+    BROKEN      -        -        -       -      -        -                               -              -         -     -      -
 
-Without a session, `exit` leads to DONE. In NEW, GREETED, WARM and HANDED the program has not started; from HANDED on the
-container may have it.
+Without a session, which open() begins, `exit` leads to DONE. In the states before RUNNING no program has started since
+`ready` or `next`; from HANDED on the container may have it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,6 @@ from .messages import (
     Request,
     Run,
     RunnerFrame,
-    Session,
     Skipped,
     Spent,
     Started,
@@ -71,6 +72,8 @@ class State(enum.Enum):
     NEW = enum.auto()
     GREETED = enum.auto()
     WARM = enum.auto()
+    OPENING = enum.auto()
+    IDLE = enum.auto()
     HANDED = enum.auto()
     RUNNING = enum.auto()
     COLLECTING = enum.auto()
@@ -82,15 +85,16 @@ class State(enum.Enum):
 NEXT: dict[tuple[State, type], State] = {
     (State.NEW, Hello): State.GREETED,
     (State.GREETED, Ready): State.WARM,
-    (State.WARM, Open): State.CLEANING,
-    (State.WARM, Run): State.HANDED,
+    (State.WARM, Open): State.OPENING,
+    (State.OPENING, Next): State.IDLE,
+    **{(state, Run): State.HANDED for state in (State.WARM, State.IDLE)},
     (State.HANDED, Started): State.RUNNING,
     **{(State.RUNNING, kind): State.RUNNING for kind in (Output, Message, Display, Want)},
     **{(state, kind): State.COLLECTING for state in (State.RUNNING, State.COLLECTING) for kind in (File, Skipped)},
     **{(state, Exit): State.CLEANING for state in (State.RUNNING, State.COLLECTING)},
-    (State.CLEANING, Next): State.WARM,
+    (State.CLEANING, Next): State.IDLE,
     (State.CLEANING, Spent): State.DONE,
-    **{(state, Error): State.DONE for state in (State.GREETED, State.WARM, State.HANDED, State.RUNNING, State.COLLECTING, State.CLEANING)},
+    **{(state, Error): State.DONE for state in State if state not in (State.NEW, State.DONE, State.BROKEN)},
 }
 """Who may say what when. What is not here is a violation."""
 
@@ -98,16 +102,14 @@ NEXT: dict[tuple[State, type], State] = {
 class Dialogue:
     """The host's side of one container's life.
 
-    `token` is a secret of this dialogue, 32 hexadecimal digits. `preload` names modules; `session` is given where more
-    than one program will be run.
+    `token` is a secret of this dialogue, 32 hexadecimal digits. `preload` names modules.
     """
 
-    def __init__(self, token: str, *, preload: Sequence[str] = (), session: Session | None = None) -> None:
+    def __init__(self, token: str, *, preload: Sequence[str] = ()) -> None:
         self.state = State.NEW
         self._token = token
         self._preload = list(preload)
-        self._session = session
-        self._in_session = session is not None
+        self._in_session = False
         self._frames = FrameDecoder(FRAME_SIZE)
         # Of the run.
         self._run_token = ""
@@ -125,10 +127,10 @@ class Dialogue:
     def hello(self) -> bytes:
         """Return the first bytes to send."""
         self._step(Hello)
-        return frame(encode(Hello(protocol=PROTOCOL, token=self._token, preload=self._preload, session=self._session)))
+        return frame(encode(Hello(protocol=PROTOCOL, token=self._token, preload=self._preload)))
 
     def open(self, files: Sequence[str], scratch: Sequence[str]) -> bytes:
-        """Return the bytes that open a session: many programs instead of one."""
+        """Return the bytes that open a session: many programs instead of one. Both are absolute paths of folders."""
         self._step(Open)
         self._in_session = True
         return frame(encode(Open(files=list(files), scratch=list(scratch))))

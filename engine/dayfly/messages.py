@@ -31,32 +31,21 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of all frames: the member `type` is the class's name in lower case."""
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of `hello`: that more than one program will come. Absolute paths of folders."""
-
-    files: list[str]
-    """What is in them is wiped when a run says `clean`."""
-    scratch: list[str]
-    """What is in them is wiped after each run."""
-
-
 class Hello(Frame, frozen=True):
     """Host: the first frame."""
 
     protocol: int
     token: str
     preload: list[str]
-    session: Session | None
 
 
 class Open(Frame, frozen=True):
-    """Host, before the first program: many will come. Absolute paths of folders.
-
-    What is in `files` is wiped when a run says `clean`; what is in `scratch`, after each run.
-    """
+    """Host, before the first program: many will come. The folders are absolute paths."""
 
     files: list[str]
+    """What is in these folders is wiped when a run says `clean`."""
     scratch: list[str]
+    """What is in these folders is wiped after each run."""
 
 
 class Run(Frame, frozen=True):

@@ -47,16 +47,16 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
     try:
         os.nice(NICENESS)
         score = _score()
-        problems = _settle(pipes) + _show_processors()
-        _report(progress, problems)
+        _report(progress, _settle(pipes) + _show_processors())
         order = _receive(pipes[4])
-        while "preload" in order:
+        if "preload" in order:
             _preload(order["preload"], modules)
-            if order["session"] is not None:
-                pipes = _serve_as_zygote(order["session"], score, pipes)
-                progress = pipes[5]
-                problems = _settle(pipes)
-            _report(progress, problems)
+            _report(progress, [])
+            order = _receive(pipes[4])
+        if "session" in order:
+            pipes = _serve_as_zygote(order["session"], score, pipes)
+            progress = pipes[5]
+            _report(progress, _settle(pipes))
             order = _receive(pipes[4])
         os.close(pipes[4])
         interpreter = _prepare(order, modules)
@@ -192,8 +192,6 @@ def _import(name: str, modules: "set[str]") -> None:
 
 def _preload(names: "list[str]", modules: "set[str]") -> None:
     """Import what every program is to find. ImportError if a fork would not carry it, or a program would meet it unasked."""
-    if not names:
-        return
     streams = [os.dup(file) for file in (0, 1, 2)]
     null = os.open("/dev/null", os.O_RDWR)
     for file in (0, 1, 2):

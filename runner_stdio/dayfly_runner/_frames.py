@@ -33,7 +33,7 @@ class VersionMismatch(ProtocolError):
 
 
 class Decoder:
-    """The host's frames, in the order of the dialogue: `hello`, then for each program `run`, `put`, `stdin`.
+    """The host's frames, in the order of the dialogue: `hello`, perhaps `open`, then for each program `run`, `put`, `stdin`.
 
     Read `missing` bytes and `feed` them, then ask `next_frame` until it says None: more bytes are needed. `another` allows a
     further `run`, `grant` further bytes of standard input.
@@ -77,7 +77,7 @@ class Decoder:
         length = int.from_bytes(buffer[:HEADER], "big")
         bound = max([_BOUNDS[kind] for kind in kinds])
         if not 0 < length <= bound:
-            raise ProtocolError(f"length of a `{kinds[0]}` frame must be 1 to {bound}, not {length}")
+            raise ProtocolError(f"length of a `{'` or `'.join(kinds)}` frame must be 1 to {bound}, not {length}")
         if len(buffer) < HEADER + length:
             return None
         with memoryview(buffer) as view:
@@ -245,24 +245,9 @@ def _folders(value: object) -> "list[str]":
     return folders
 
 
-def _session(value: object) -> "dict[str, list[str]]":
-    if type(value) is not dict or value.keys() != {"files", "scratch"}:
-        raise _Wrong("an object of `files` and `scratch`")
-    for folders in value.values():
-        if not all(folder.startswith("/") and "\0" not in folder for folder in _texts(8, 4096)(folders)):
-            raise _Wrong("an object of absolute paths")
-    return value
-
-
 _limit = _integer(0)
 _MEMBERS: "dict[str, dict[str, Callable[[object], Any]]]" = {
-    "hello": {
-        "type": _text,
-        "protocol": _limit,
-        "token": _token,
-        "preload": _texts(32, 255),
-        "session": _or_null(_session),
-    },
+    "hello": {"type": _text, "protocol": _limit, "token": _token, "preload": _texts(32, 255)},
     "open": {"type": _text, "files": _folders, "scratch": _folders},
     "run": {
         "type": _text,

@@ -293,8 +293,9 @@ class _Runner:
 
     def on_hello(self, hello: "dict[str, Any]") -> None:
         self.preload = hello["preload"]
-        if self.preload or hello["session"] is not None:
-            self.prepare(hello["session"], self.preload)
+        if self.preload:
+            self.order({"preload": self.preload})
+            self.await_ready()
         pythons = {"3": sys.version.split()[0]}
         if self.python2 is not None:
             pythons["2"] = "2.7"
@@ -304,36 +305,36 @@ class _Runner:
         self.send(_frames.encode(ready))
 
     def on_open(self, folders: "dict[str, list[str]]") -> None:
-        """Be ready for many programs instead of one."""
-        self.prepare(folders, [])
+        """Let the child become the zygote, for many programs instead of one."""
+        from . import _session
+
+        try:
+            session = _session.Session(folders, self.program.pid)
+        except OSError as error:
+            raise SetUpFailed(f"the session: {error}") from None
+        self.order({"session": session.address})
+        self.await_ready()
+        session.connect()
+        self.session = session
+        try:
+            self.next_program(session)
+        except _session.Left as error:
+            raise SetUpFailed(f"the session: {error}") from None
         self.decoder.another()
         self.send(_frames.encode({"type": "next"}))
 
-    def prepare(self, folders: "dict[str, list[str]] | None", preload: "list[str]") -> None:
-        """Let the child import what is to be preloaded, and become the zygote if there is a session."""
-        address = None
-        if folders is not None:
-            from . import _session
-
-            try:
-                self.session = _session.Session(folders, self.program.pid)
-            except OSError as error:
-                raise SetUpFailed(f"the session: {error}") from None
-            address = self.session.address
-        self.order({"preload": preload, "session": address})
-        self.await_ready()
-        if self.session is not None:
-            self.session.connect()
-            self.next_program(self.session)
-
     def next_program(self, session: "Session") -> None:
-        """Have the process made in which the next program will run, and wait until it is warm."""
+        """Have the process made in which the next program will run, and wait until it is warm.
+
+        Left or SetUpFailed if there is none, or it is not what a program of its own container would have.
+        """
         self.watch(self.program.progress, 0)
         self.program.close(*self.program.open)
         self.program = _Program(0, session.fork())
         number, *problems = self.await_ready()
-        self.problems += problems
         self.program.pid = int(number)
+        if problems:  # `ready` has named those of the first one; these would be named nowhere
+            raise SetUpFailed("; ".join(problems))
         self.watch(self.program.progress, select.POLLIN, self.on_progress)
 
     def order(self, order: "dict[str, Any]") -> None:

@@ -17,12 +17,12 @@ from dayfly.messages import (
     FRAME_SIZE,
     Hello,
     Message,
+    Open,
     Output,
     Put,
     Ready,
     Run,
     RunnerFrame,
-    Session,
     Stdin,
     decode,
     encode,
@@ -57,7 +57,8 @@ RUN = Run(
     stdout_limit=1, stderr_limit=1, on_output_limit="truncate", message_limit=0, message_count=0, display_limit=2, display_count=3,
     fetch=["*"], file_limit=4, file_count=5,
 )  # fmt: skip
-HELLO = Hello(protocol=2, token=TOKEN, preload=["numpy"], session=Session(files=["/sandbox"], scratch=["/dev/shm"]))
+HELLO = Hello(protocol=2, token=TOKEN, preload=["numpy"])
+OPEN = Open(files=["/sandbox"], scratch=["/dev/shm"])
 
 
 def body(kind: str, **changes: Any) -> bytes:
@@ -201,10 +202,8 @@ def test_bytes_travel_as_padded_base64(data: bytes, stream: str) -> None:
 
 
 def test_what_the_host_says_is_json_with_every_member() -> None:
-    assert json.loads(encode(HELLO)) == {
-        "type": "hello", "protocol": 2, "token": TOKEN, "preload": ["numpy"],
-        "session": {"files": ["/sandbox"], "scratch": ["/dev/shm"]},
-    }  # fmt: skip
+    assert json.loads(encode(HELLO)) == {"type": "hello", "protocol": 2, "token": TOKEN, "preload": ["numpy"]}
+    assert json.loads(encode(OPEN)) == {"type": "open", "files": ["/sandbox"], "scratch": ["/dev/shm"]}
     assert json.loads(encode(RUN)) == {
         "type": "run", "token": TOKEN, "clean": False, "python": "3", "args": ["a"], "env": {"A": "b"}, "stdin": True,
         "merge_stderr": False, "seed": -1, "timeout_ms": 1, "open_files": 16, "stdout_limit": 1, "stderr_limit": 1,
@@ -216,7 +215,7 @@ def test_what_the_host_says_is_json_with_every_member() -> None:
 
 
 def test_the_host_never_reads_its_own_frames() -> None:
-    for frame in (HELLO, RUN, Put(path="a", data=b"", last=True), Stdin(data=b"", last=True)):
+    for frame in (HELLO, OPEN, RUN, Put(path="a", data=b"", last=True), Stdin(data=b"", last=True)):
         refused(encode(frame))
 
 

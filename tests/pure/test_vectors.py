@@ -12,7 +12,7 @@ import pytest
 
 from dayfly.dialogue import Dialogue
 from dayfly.errors import ProtocolViolation
-from dayfly.messages import Frame, Hello, Put, Request, Run, Session, Stdin, encode
+from dayfly.messages import Frame, Hello, Open, Put, Request, Run, Stdin, encode
 
 VECTORS = Path(__file__).parents[2] / "conformance" / "vectors"
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -58,10 +58,15 @@ def said_run(limits: dict[str, Any]) -> Request:
 
 
 def opened(content: dict[str, Any], vector: dict[str, Any]) -> Dialogue:
-    dialogue = Dialogue(TOKEN, session=Session(files=[], scratch=[]) if vector.get("session") else None)
+    dialogue, said = Dialogue(TOKEN), vector["said"]
     dialogue.hello()
-    if vector["said"] == "run":
+    if said != "hello":
         list(dialogue.receive(piece({"use": "ready"}, content["pieces"])))
+    if said == "open" or vector.get("session"):
+        dialogue.open(["/sandbox", "/tmp"], ["/dev/shm"])
+    if vector.get("session"):
+        list(dialogue.receive(piece({"use": "next"}, content["pieces"])))
+    if said == "run":
         list(dialogue.run(said_run(vector.get("limits", {})), RUN_TOKEN))
     return dialogue
 
@@ -94,10 +99,10 @@ def heard(dialogue: Dialogue, pieces: list[bytes]) -> tuple[list[dict[str, Any]]
 
 @pytest.mark.parametrize(("content", "vector"), load("host"))
 def test_the_hosts_own_frames_are_those_of_the_vector(content: dict[str, Any], vector: dict[str, Any]) -> None:
-    kinds: dict[str, type[Frame]] = {"hello": Hello, "run": Run, "put": Put, "stdin": Stdin}
+    kinds: dict[str, type[Frame]] = {"hello": Hello, "open": Open, "run": Run, "put": Put, "stdin": Stdin}
     for frame in map(zeros, vector["frames"]):
         value = msgspec.convert(frame, kinds[frame["type"]])
-        assert isinstance(value, (Hello, Run, Put, Stdin))
+        assert isinstance(value, (Hello, Open, Run, Put, Stdin))
         assert json.loads(encode(value)) == frame
 
 

@@ -23,7 +23,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "runner_stdio" / "dayfly_runner"
 TOKEN = "0123456789abcdef0123456789abcdef"
 RUN_TOKEN = "fedcba9876543210fedcba9876543210"
-HELLO: dict[str, Any] = {"type": "hello", "protocol": 2, "token": TOKEN, "preload": [], "session": None}
+HELLO: dict[str, Any] = {"type": "hello", "protocol": 2, "token": TOKEN, "preload": []}
 RUN: dict[str, Any] = {
     "type": "run",
     "token": RUN_TOKEN,
@@ -114,6 +114,10 @@ class Runner:
         assert ready is not None
         assert ready["type"] == "ready", ready
         return ready
+
+    def open(self, files: list[str], scratch: list[str]) -> None:
+        self.say({"type": "open", "files": files, "scratch": scratch})
+        assert self.next() == {"type": "next"}
 
     def run(self, code: str | bytes, *, stdin: str | None = None, files: dict[str, bytes] | None = None, **members: Any) -> None:
         """Hand a program over; `stdin` is base64."""
@@ -269,7 +273,7 @@ def run(start: Callable[..., Runner]) -> Callable[..., Ended]:
 
 @pytest.fixture
 def session(start: Callable[..., Runner], tmp_path: Path) -> Callable[..., Runner]:
-    """Start a runner for a session, greeted; its folders are `tmp_path`, the working directory, and two beside it."""
+    """Start a runner, open a session; its folders are `tmp_path`, the working directory, and two beside it."""
 
     def session(env: dict[str, str] | None = None, **members: Any) -> Runner:
         folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("tmp", "shm")]
@@ -277,7 +281,8 @@ def session(start: Callable[..., Runner], tmp_path: Path) -> Callable[..., Runne
             folder.mkdir()
         runner = start(alone=True, env=env)
         kept, scratch = ([str(path) for path in paths] for paths in ([tmp_path, folders[0]], [folders[1]]))
-        runner.hello(session={"files": kept, "scratch": scratch}, **members)
+        runner.hello(**members)
+        runner.open(kept, scratch)
         return runner
 
     return session

@@ -41,7 +41,7 @@ def decode(chunks: Iterator[bytes] | list[bytes], *, another: bool = False) -> t
             decoder.feed(chunk)
             while (frame := decoder.next_frame()) is not None:
                 frames.append(as_json(frame))
-                if another and frame.get("last"):
+                if another and (frame["type"] == "open" or frame.get("last")):
                     decoder.another()
     except _frames.ProtocolError:
         with pytest.raises(_frames.ProtocolError):
@@ -71,8 +71,7 @@ def test_vector(stem: str, name: str) -> None:
         assert decode((data[i : i + 7] for i in range(0, len(data), 7)), another=another) == expected
 
 
-HELLO = FILES["host_run"]["pieces"]["hello"]
-RUN, PUT, STDIN = (FILES["host_run"]["pieces"][name] for name in ("run", "put", "stdin"))
+HELLO, OPEN, RUN, PUT, STDIN = (FILES["host_run"]["pieces"][name] for name in ("hello", "open", "run", "put", "stdin"))
 
 
 @given(st.binary(max_size=300), st.integers(0, 4), st.lists(st.integers(1, 40), min_size=1))
@@ -104,6 +103,14 @@ def test_any_members_give_a_frame_or_the_one_error(members: dict[str, Any], at: 
         assert frames[-1] == json.loads(text)
 
 
+@given(st.dictionaries(st.sampled_from(["type", "files", "scratch", "x"]), json_values | st.lists(st.text("/a\0"), max_size=9)))
+def test_any_members_give_an_open_or_the_one_error(members: dict[str, Any]) -> None:
+    body = {**json.loads(OPEN["frame"]), **members}
+    frames, error = decode([piece(HELLO, {}), piece({"frame": json.dumps(body)}, {})])
+    if not error:
+        assert frames[-1] == body
+
+
 @given(st.binary(max_size=4_000))
 def test_base64_is_taken_as_the_standard_has_it(data: bytes) -> None:
     body = {**json.loads(PUT["frame"]), "data": base64.b64encode(data).decode()}
@@ -116,7 +123,7 @@ def test_base64_is_taken_as_the_standard_has_it(data: bytes) -> None:
     assert frame["data"] == data
 
 
-@given(st.lists(st.sampled_from([HELLO, RUN, PUT, STDIN]), max_size=5), st.binary(max_size=5))
+@given(st.lists(st.sampled_from([HELLO, OPEN, RUN, PUT, STDIN]), max_size=5), st.binary(max_size=5))
 def test_exactly_what_is_missing_is_asked_for(frames: list[dict[str, Any]], tail: bytes) -> None:
     data, decoder, at, found = b"".join(piece(one, {}) for one in frames) + tail, _frames.Decoder(), 0, []
     try:

@@ -44,7 +44,7 @@ def test_what_a_fork_cannot_carry_is_refused_by_name(name: str, start: Callable[
     code, says = REFUSED[name]
     module("guilty", code)
     runner = start()
-    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": ["json", "guilty"], "session": None})
+    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": ["json", "guilty"]})
     ended = runner.finish()
     assert ended.status == 66
     assert "preload of guilty: " in ended.error
@@ -53,7 +53,7 @@ def test_what_a_fork_cannot_carry_is_refused_by_name(name: str, start: Callable[
 
 def test_a_module_that_is_not_there(start: Callable[..., Any]) -> None:
     runner = start()
-    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": ["not.there"], "session": None})
+    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": ["not.there"]})
     assert "preload of not.there: ModuleNotFoundError" in runner.finish().error
 
 

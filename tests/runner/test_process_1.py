@@ -85,7 +85,7 @@ def test_a_second_run_ends_the_first(start: Callable[..., Any]) -> None:
 
 
 def test_hello_and_run_in_one_piece_or_byte_by_byte(start: Callable[..., Any]) -> None:
-    hello: dict[str, Any] = {"type": "hello", "protocol": 2, "token": TOKEN, "preload": [], "session": None}
+    hello: dict[str, Any] = {"type": "hello", "protocol": 2, "token": TOKEN, "preload": []}
     run = {"type": "run", "token": RUN_TOKEN, "clean": False, "python": "3", "args": [], "env": {}, "stdin": True, "merge_stderr": False,
            "seed": None, "timeout_ms": 9_000, "open_files": 64, "stdout_limit": 100, "stderr_limit": 100, "on_output_limit": "truncate",
            "message_limit": 100, "message_count": 10, "display_limit": 0, "display_count": 0, "fetch": [], "file_limit": 0, "file_count": 0}  # fmt: skip

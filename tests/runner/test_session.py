@@ -328,7 +328,8 @@ def test_no_descriptor_and_no_memory_is_lost_over_many_programs(session: Callabl
 
 def test_a_session_whose_folder_is_not_there(start: Callable[..., Any]) -> None:
     runner = start(alone=True)
-    runner.say({"type": "hello", "protocol": 2, "token": "0" * 32, "preload": [], "session": {"files": ["/not/there"], "scratch": []}})
+    runner.hello()
+    runner.say({"type": "open", "files": ["/not/there"], "scratch": []})
     ended = runner.finish()
     assert ended.status == 66
     assert "/not/there" in ended.error
