@@ -408,24 +408,22 @@ class Container:
             await self._stream.write(self._dialogue.open(files, scratch))
         except EngineError as error:
             raise ContainerLost(str(error), delivered=False) from error
-        await self._until_free()
+        await self.until_free()
         if not self.usable:
             raise ContainerLost("the container ended before its session began", delivered=False)
 
-    async def _until_free(self) -> None:
-        """Wait until the runner has cleaned up, or the container has ended."""
+    async def until_free(self) -> None:
+        """In a session: wait until the runner has cleaned up, or the container has ended."""
         await self._free.wait()
 
     async def run(self, request: Request) -> Execution:
-        """Hand one program over, and return its events.
+        """Hand one program over, and return its events. In a session, call `until_free` before.
 
         Raises ContainerLost(delivered=False) if the container has ended already, and ValueError for a
         program that no frame can hold.
         """
         if self._execution is not None and not (self._session and self._execution.over):
             raise RuntimeError("a container runs one program at a time")
-        if self._session:
-            await self._until_free()
         if not self.usable:
             raise ContainerLost("the container ended just before its use", delivered=False)
         assert self._stream is not None

@@ -184,6 +184,7 @@ class AsyncSession:
         why = self._over()
         if why is None and self._lease is not None:
             container = self._lease.worker
+            await container.until_free()  # whether it can be cleaned is known then
             if container.usable:
                 return container
             why = self._why(container)

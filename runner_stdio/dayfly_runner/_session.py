@@ -9,6 +9,7 @@ import _ctypes
 import _signal  # type: ignore[import-not-found] # typeshed knows only the other half
 import _socket
 import os
+import resource
 import sys
 import time
 
@@ -17,6 +18,7 @@ from . import _files
 _LOOKS, _PAUSE = 10, 0.002
 """How often, and how many seconds apart, to look for what the kernel may still be removing."""
 _IPC = (("shm", "shmctl"), ("sem", "semctl"), ("msg", "msgctl"))
+_LIMITS = 16  # RLIM_NLIMITS
 _COUNTED = (b"used", b"inuse", b"orphan", b"tw")
 
 
@@ -42,6 +44,7 @@ class Session:
         file, _ = self._listener._accept()  # type: ignore[attr-defined] # noqa: SLF001 - socket.socket.accept is made of it
         self._control = _socket.socket(fileno=file)
         self._listener.close()
+        self._inherited = self._look_at_zygote()
         self._ipc = {kind: _ipc(kind) for kind, _ in _IPC}
         self._sockets = _sockets()
 
@@ -87,6 +90,9 @@ class Session:
         """Remove what outlives processes, and look whether anything does. Left if something is left."""
         if self.zygote is None:
             raise Left("the program has ended the process from which the next one is forked")
+        if self._look_at_zygote() != self._inherited:
+            # A hard limit cannot be raised again.
+            raise Left("the program has changed the limits of the process from which the next one is forked")
         _wipe(self._scratch)
         try:
             for folder in self._files:
@@ -107,6 +113,12 @@ class Session:
                 return
             time.sleep(_PAUSE)
         raise Left(f"left behind by the program: {left}")
+
+    def _look_at_zygote(self) -> "tuple[object, ...]":
+        """Return what another process of the same user can change of it, and what each program would inherit."""
+        assert self.zygote is not None
+        limits = [resource.prlimit(self.zygote, number) for number in range(_LIMITS)]
+        return limits, os.sched_getaffinity(self.zygote)
 
     def _left(self) -> str:
         found = [f"System V {kind}" for kind, _ in _IPC if _ipc(kind) - self._ipc[kind]]

@@ -210,6 +210,26 @@ def test_a_program_that_stops_the_zygote_does_no_harm(session: Callable[..., Any
         assert runner.session_run(f"import os, signal\n{ZYGOTE}\nos.kill(zygote, signal.SIGSTOP)").frames[-1]["type"] == "next"
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        "resource.prlimit(zygote, resource.RLIMIT_CPU, (1, 1))",
+        "resource.prlimit(zygote, resource.RLIMIT_FSIZE, (1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))",
+        "resource.prlimit(zygote, resource.RLIMIT_NOFILE, (30, 30))",
+        "os.sched_setaffinity(zygote, {max(os.sched_getaffinity(0))})",
+    ],
+)
+def test_what_a_program_does_to_the_zygote_reaches_no_other(how: str, session: Callable[..., Any]) -> None:
+    """Each later program would inherit it, and its end would be told as its own."""
+    if "affinity" in how and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor")
+    runner = session()
+    ended = runner.session_run(f"import os, resource\n{ZYGOTE}\n{how}\nprint('done')")
+    assert (ended.stdout, ended.stderr) == (b"done\n", b"")
+    assert ended.frames[-1]["type"] == "spent"
+    assert "limits" in ended.frames[-1]["reason"]
+
+
 def test_the_zygote_that_dies_between_programs(session: Callable[..., Any]) -> None:
     runner = session()
     os.kill(runner.pids()[1], signal.SIGKILL)
