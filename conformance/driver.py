@@ -16,19 +16,23 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 TOKEN = "0123456789abcdef0123456789abcdef"
+RUN_TOKEN = "fedcba9876543210fedcba9876543210"
+HELLO: dict[str, Any] = {"type": "hello", "protocol": PROTOCOL, "token": TOKEN, "preload": [], "session": None}
 RUN: dict[str, Any] = {
     "type": "run",
-    "code": "",
+    "token": RUN_TOKEN,
+    "clean": False,
     "python": "3",
     "args": [],
     "env": {},
-    "stdin": None,
-    "data": None,
+    "stdin": False,
+    "merge_stderr": False,
+    "seed": None,
     "timeout_ms": 20_000,
     "open_files": 256,
     "stdout_limit": 100_000,
@@ -36,8 +40,14 @@ RUN: dict[str, Any] = {
     "on_output_limit": "truncate",
     "message_limit": 100_000,
     "message_count": 100,
+    "display_limit": 100_000,
+    "display_count": 100,
+    "fetch": [],
+    "file_limit": 100_000,
+    "file_count": 100,
 }
-FRAME_MOST, OUTPUT_MOST = 131_072, 65_536
+FRAME_MOST, DATA_MOST, STDIN_FIRST, SKIPPED_MOST = 131_072, 65_536, 131_072, 100
+PATH_MOST, PARTS_MOST, PART_MOST = 1_024, 16, 255
 
 
 class ProtocolError(Exception):
@@ -77,6 +87,13 @@ def _strings(value: Any) -> bool:
     return type(value) is list and all(type(item) is str for item in value)
 
 
+def _path(value: Any) -> bool:
+    if type(value) is not str or "\0" in value or not 1 <= len(value.encode()) <= PATH_MOST:
+        return False
+    parts = value.split("/")
+    return len(parts) <= PARTS_MOST and all(part not in ("", ".", "..") and len(part.encode()) <= PART_MOST for part in parts)
+
+
 def _pythons(value: Any) -> bool:
     return type(value) is dict and "3" in value and all(key in ("2", "3") and type(item) is str for key, item in value.items())
 
@@ -100,10 +117,19 @@ _MEMBERS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "status": lambda value: type(value) is dict and _fits(value, _STATUS),
         "cgroup": lambda value: type(value) is int and value in (0, 1, 2),
         "problems": _strings,
+        "preloaded": _strings,
+        "baseline_bytes": _or_null(_natural),
     },
-    "started": {},
+    "started": {"preloaded": _is(bool)},
+    "want": {"bytes": lambda value: _natural(value) and value > 0},
     "output": {"stream": lambda value: value in ("stdout", "stderr"), "data": _base64},
     "message": {"data": _base64},
+    "display": {"data": _base64},
+    "file": {"path": _path, "data": _base64, "last": _is(bool)},
+    "skipped": {
+        "path": _is(str),
+        "why": lambda value: value in ("too_large", "too_many", "not_regular", "name", "unreadable", "missing"),
+    },
     "exit": {
         "token": _is(str),
         "exit_code": _or_null(lambda value: type(value) is int and 0 <= value <= 255),
@@ -113,16 +139,32 @@ _MEMBERS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "stdout_dropped": _natural,
         "stderr_dropped": _natural,
         "messages_dropped": _natural,
+        "displays_dropped": _natural,
+        "skipped_dropped": _natural,
         "wall_ms": _amount,
         "cpu_ms": _or_null(_amount),
         "peak_memory_bytes": _or_null(_natural),
+        "max_rss_bytes": _or_null(_natural),
         "oom_kills": _or_null(_natural),
     },
+    "next": {},
+    "spent": {"reason": lambda value: type(value) is str and len(value) <= 4_096},
     "error": {"message": lambda value: type(value) is str and len(value) <= 4_096},
 }
 
-_NEXT = {"hello": {"ready", "error"}, "ready": {"error"}, "run": {"started", "error"}, "started": {"output", "message", "exit", "error"}}
-"""What may come after what was said last, by either side. After `exit` and `error`, nothing."""
+_FILES = {"file", "skipped", "exit", "error"}
+_NEXT: dict[str | None, set[str]] = {
+    "hello": {"ready", "error"},
+    "ready": {"error"},
+    "open": {"next", "spent", "error"},
+    "run": {"started", "error"},
+    "started": {"want", "output", "message", "display", *_FILES},
+    "file": _FILES,
+    "skipped": _FILES,
+    "next": {"error"},
+}
+"""What may come after what was said last, by either side. After `error`, `spent` and the last `exit`, nothing."""
+_NO_STEP = {"want", "output", "message", "display"}
 
 
 def _fits(frame: Mapping[str, Any], members: Mapping[str, Callable[[Any], bool]]) -> bool:
@@ -132,25 +174,46 @@ def _fits(frame: Mapping[str, Any], members: Mapping[str, Callable[[Any], bool]]
 class RunnerFrames:
     """The runner's bytes, checked and taken apart. `said` is what the host has said last; the limits are those of its run."""
 
-    def __init__(self, token: str = TOKEN) -> None:
-        self._token = token
+    def __init__(self) -> None:
         self._buffer = bytearray()
         self._state: str | None = None
-        self._limits = dict(RUN)
-        self._sums = {"stdout": 0, "stderr": 0, "message": 0}
-        self._messages = 0
+        self._hello, self._limits = dict(HELLO), dict(RUN)
+        self._session = False
+        self._checks: dict[str, Callable[[dict[str, Any]], None]] = {
+            "ready": self._ready,
+            "output": self._output,
+            "message": lambda frame: self._spend("message", 1, frame["data"]),
+            "display": lambda frame: self._spend("display", 1, frame["data"]),
+            "file": self._take_file,
+            "skipped": self._skipped,
+            "exit": self._exit,
+        }
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing of a run has come yet."""
+        self._sums = dict.fromkeys(("stdout", "stderr", "message", "display", "file"), 0)
+        self._counts = dict.fromkeys(("message", "display", "file", "skipped"), 0)
+        self._file: str | None = None
+        self._names: set[str] = set()
 
     def said(self, frame: Mapping[str, Any]) -> None:
         """Note what the host says."""
+        if frame["type"] in ("put", "stdin"):
+            return
         self._state = frame["type"]
-        if self._state == "run":
+        if self._state == "hello":
+            self._hello = {**HELLO, **frame}
+        elif self._state == "open":
+            self._session = True
+        elif self._state == "run":
             self._limits = dict(frame)
+            self._begin()
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Take in bytes, and yield the frames that are complete now. ProtocolError at the first break of a rule."""
         self._buffer += data
-        if self._buffer and not _NEXT.get(self._state or "", set()):
-            raise ProtocolError(f"bytes come after {self._state}")
+        self._check_end()
         while len(self._buffer) >= 4:
             (size,) = struct.unpack(">I", self._buffer[:4])
             if not 0 < size <= self._longest():
@@ -160,63 +223,92 @@ class RunnerFrames:
             body = bytes(self._buffer[4 : 4 + size])
             del self._buffer[: 4 + size]
             yield self._checked(body)
-            if self._buffer and not _NEXT.get(self._state or "", set()):
-                raise ProtocolError(f"bytes come after {self._state}")
+            self._check_end()
 
-    def _longest(self) -> int:
-        if self._state != "started":
+    def _check_end(self) -> None:
+        if self._buffer and not self._following():
+            raise ProtocolError(f"bytes come after {self._state}")
+
+    def _following(self) -> set[str]:
+        if self._state == "exit":
+            return {"next", "spent", "error"} if self._session else set()
+        return _NEXT.get(self._state, set())
+
+    def _longest(self, *kinds: str) -> int:
+        """The longest body that may come now; or, of these kinds, at all."""
+        if not kinds and self._state != "started":
             return FRAME_MOST
-        return max(FRAME_MOST, 1_024 + -(-4 * int(self._limits["message_limit"]) // 3))
+        return max(FRAME_MOST, *(1_024 + -(-4 * int(self._limits[f"{kind}_limit"]) // 3) for kind in kinds or ("message", "display")))
 
     def _checked(self, body: bytes) -> dict[str, Any]:
         try:
             frame = json.loads(body.decode(), parse_constant=_no_constant)
             json.dumps(frame, ensure_ascii=False).encode()  # an escape can stand for half a character, which is no text
         except (ValueError, RecursionError) as error:
-            raise ProtocolError(f"a body that is no JSON: {error}") from None
+            raise ProtocolError(f"a body that is not valid JSON: {error}") from None
         if type(frame) is not dict or type(frame.get("type")) is not str or frame["type"] not in _MEMBERS:
             raise ProtocolError(f"no frame of the protocol: {str(frame)[:200]}")
         kind = frame["type"]
-        if kind not in _NEXT[self._state or ""]:
+        if kind not in self._following():
             raise ProtocolError(f"{kind} after {self._state}")
         if not _fits({name: value for name, value in frame.items() if name != "type"}, _MEMBERS[kind]):
             raise ProtocolError(f"a {kind} that has not its members: {str(frame)[:300]}")
-        if kind != "message" and len(body) > FRAME_MOST:
+        if len(body) > (self._longest(kind) if kind in ("message", "display") else FRAME_MOST):
             raise ProtocolError(f"a {kind} of {len(body)} bytes")
-        if frame.get("token", self._token) != self._token:
-            raise ProtocolError(f"a {kind} with another token")
-        getattr(self, f"_{kind}", lambda _: None)(frame)
-        if kind not in ("output", "message"):
+        if self._file is not None and kind not in ("file", "error"):
+            raise ProtocolError(f"{kind} in the middle of the file {self._file!r}")
+        if kind in self._checks:
+            self._checks[kind](frame)
+        if kind not in _NO_STEP:
             self._state = kind
         return frame
 
     def _ready(self, frame: dict[str, Any]) -> None:
-        if frame["protocol"] != PROTOCOL:
-            raise ProtocolError(f"protocol {frame['protocol']}")
+        if frame["protocol"] != PROTOCOL or frame["token"] != self._hello["token"]:
+            raise ProtocolError(f"ready has protocol {frame['protocol']}, or another token")
+        if frame["preloaded"] != self._hello["preload"]:
+            raise ProtocolError(f"preloaded: {frame['preloaded']}")
+
+    def _spend(self, kind: str, count: int, data: str) -> None:
+        self._counts[kind] += count
+        self._sums[kind] += len(base64.b64decode(data))
+        if self._counts[kind] > self._limits[f"{kind}_count"] or self._sums[kind] > self._limits[f"{kind}_limit"]:
+            raise ProtocolError(f"{self._counts[kind]} {kind} frames, {self._sums[kind]} bytes in sum")
 
     def _output(self, frame: dict[str, Any]) -> None:
         size, stream = len(base64.b64decode(frame["data"])), frame["stream"]
         self._sums[stream] += size
-        if not 0 < size <= OUTPUT_MOST or self._sums[stream] > self._limits[f"{stream}_limit"]:
+        if not 0 < size <= DATA_MOST or self._sums[stream] > self._limits[f"{stream}_limit"]:
             raise ProtocolError(f"{size} bytes of {stream}, {self._sums[stream]} in sum")
 
-    def _message(self, frame: dict[str, Any]) -> None:
-        self._messages += 1
-        self._sums["message"] += len(base64.b64decode(frame["data"]))
-        if self._messages > self._limits["message_count"] or self._sums["message"] > self._limits["message_limit"]:
-            raise ProtocolError(f"{self._messages} messages, {self._sums['message']} bytes in sum")
+    def _take_file(self, frame: dict[str, Any]) -> None:
+        path, new = frame["path"], self._file is None
+        if path in self._names if new else path != self._file:
+            raise ProtocolError(f"the file {path!r} comes twice, or in the middle of {self._file!r}")
+        if len(base64.b64decode(frame["data"])) > DATA_MOST:
+            raise ProtocolError(f"too large a piece of {path!r}")
+        self._spend("file", int(new), frame["data"])
+        self._names.add(path)
+        self._file = None if frame["last"] else path
+
+    def _skipped(self, _: dict[str, Any]) -> None:
+        self._counts["skipped"] += 1
+        if self._counts["skipped"] > SKIPPED_MOST:
+            raise ProtocolError(f"{self._counts['skipped']} skipped frames")
 
     def _exit(self, frame: dict[str, Any]) -> None:
+        if frame["token"] != self._limits["token"]:
+            raise ProtocolError("exit with another token")
         if (frame["exit_code"] is None) == (frame["signal"] is None):
             raise ProtocolError("an exit with both or neither of exit_code and signal")
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 class Driver:
-    """A host that runs one program. `read` returns the runner's next bytes, b"" at their end; `write` takes the host's."""
+    """A host that runs programs. `read` returns the runner's next bytes, b"" at their end; `write` takes the host's."""
 
     def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
         self._read, self._write = read, write
@@ -228,9 +320,14 @@ class Driver:
         self._frames.said(frame)
         self._write(encode(frame))
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self, **members: Any) -> dict[str, Any]:
         """Say hello, and return the answer."""
-        self.say({"type": "hello", "protocol": PROTOCOL, "token": TOKEN})
+        self.say({**HELLO, **members})
+        return self.next()
+
+    def open(self, files: Sequence[str] = ("/sandbox", "/tmp"), scratch: Sequence[str] = ("/dev/shm",)) -> dict[str, Any]:
+        """Open a session, and return the answer."""
+        self.say({"type": "open", "files": [*files], "scratch": [*scratch]})
         return self.next()
 
     def next(self) -> dict[str, Any]:
@@ -242,17 +339,58 @@ class Driver:
             self._pending += self._frames.feed(data)
         return self._pending.pop(0)
 
-    def run(self, code: str, **members: Any) -> Iterator[dict[str, Any]]:
-        """Say run, and yield what comes, up to `exit` or `error` and the end of the stream behind it."""
-        self.say({**RUN, "code": code, **members})
+    def run(
+        self, code: str | bytes, *, files: Mapping[str, bytes] | None = None, stdin: bytes = b"", **members: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Say run, with its files and its standard input, and yield what comes, `want` included.
+
+        Ends behind `next`, `spent` or `error`; without a session, at the end of the stream.
+        """
+        self.say({**RUN, "stdin": bool(stdin), **members})
+        whole = {**(files or {}), "main.py": code.encode() if isinstance(code, str) else code}
+        for index, (path, content) in enumerate(whole.items()):
+            self._put(path, content, final=index == len(whole) - 1)
+        credit, left = STDIN_FIRST, memoryview(stdin)
         while True:
+            while credit and left:
+                size = min(credit, DATA_MOST, len(left))
+                self.say({"type": "stdin", "data": _text(left[:size]), "last": size == len(left)})
+                credit, left = credit - size, left[size:]
             try:
-                yield self.next()
+                frame = self.next()
             except EOFError:
                 return
+            credit += frame["bytes"] if frame["type"] == "want" else 0
+            left = memoryview(b"") if frame["type"] == "exit" else left
+            yield frame
+            if frame["type"] in ("next", "spent", "error"):
+                return
+
+    def _put(self, path: str, content: bytes, *, final: bool) -> None:
+        for start in range(0, len(content) or 1, DATA_MOST):
+            last = final and start + DATA_MOST >= len(content)
+            self.say({"type": "put", "path": path, "data": _text(content[start : start + DATA_MOST]), "last": last})
 
 
-def content(frames: list[dict[str, Any]], stream: str) -> bytes:
+def _text(data: bytes | memoryview) -> str:
+    return base64.b64encode(data).decode()
+
+
+def data(frames: Sequence[Mapping[str, Any]], kind: str) -> list[bytes]:
+    """Return what the frames of one kind carry."""
+    return [base64.b64decode(frame["data"]) for frame in frames if frame["type"] == kind]
+
+
+def files(frames: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Return the files that came, put together."""
+    found: dict[str, bytes] = {}
+    for frame in frames:
+        if frame["type"] == "file":
+            found[frame["path"]] = found.get(frame["path"], b"") + base64.b64decode(frame["data"])
+    return found
+
+
+def content(frames: Sequence[Mapping[str, Any]], stream: str) -> bytes:
     """Return the bytes of one stream, put together."""
     return b"".join(base64.b64decode(frame["data"]) for frame in frames if frame.get("stream") == stream)
 

@@ -185,7 +185,7 @@ class LeftBehind(BrokenBody):
     def spoil(self) -> None:
         """See Broken."""
         super().spoil()
-        from dayfly import reaper  # noqa: PLC0415
+        from dayfly.cleaner import Cleaner  # noqa: PLC0415
 
         async def nothing(*_: Any, **__: Any) -> Any:
             return [], True
@@ -193,9 +193,9 @@ class LeftBehind(BrokenBody):
         async def none(*_: Any, **__: Any) -> Any:
             return []
 
-        mock.patch.object(reaper.Janitor, "remove", nothing).start()
-        mock.patch.object(reaper.Janitor, "sweep", nothing).start()
-        mock.patch.object(reaper.Janitor, "finish", none).start()
+        mock.patch.object(Cleaner, "remove", nothing).start()
+        mock.patch.object(Cleaner, "sweep", nothing).start()
+        mock.patch.object(Cleaner, "finish", none).start()
 
 
 class LeftByTheKilled(BrokenBody):

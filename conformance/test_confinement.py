@@ -413,7 +413,7 @@ def call(name, number, *arguments):
 call('bpf', 321, 0, 0, 0); call('io_uring_setup', 425, 1, 0); call('perf_event_open', 298, 0, 0, -1, -1, 0); call('ptrace', 101, 0, 0, 0, 0)
 call('unshare user', 272, 0x10000000); call('mount', 165, 0, 0, 0, 0, 0); call('keyctl', 250, 0, -3, 0); call('userfaultfd', 323, 0)
 call('clone newuser', 56, 0x10000000 | 17, 0, 0, 0, 0); call('process_vm_readv', 310, 1, 0, 0, 0, 0, 0); call('setns', 308, 0, 0)
-call('init_module', 175, 0, 0, 0); call('prlimit of 1', 302, 1, 7, 0, 0); call('memfd_secret', 447, 0)
+call('init_module', 175, 0, 0, 0); call('prlimit of 1', 302, 1, 7, (ctypes.c_ulong * 2)(), 0); call('memfd_secret', 447, 0)
 for name, family in (('vsock', 40), ('alg', 38), ('packet', 17), ('netlink', 16)):
     try: socket.socket(family, socket.SOCK_RAW if family in (16, 17) else socket.SOCK_SEQPACKET if family == 38 else socket.SOCK_STREAM).close(); tried[name] = 'done'
     except OSError as error: tried[name] = error.errno

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Collection
 from typing import Any
 
 FILES = """
@@ -166,30 +167,43 @@ def _int(index: int, value: int) -> Argument:
     return index, AS_INT, value
 
 
-def _all_but(index: int, refused: set[int], bits: int) -> list[list[Argument]]:
-    """Rules that together allow every value of the lowest `bits` bits of an argument but the refused ones.
-
-    A tree of prefixes: a half of the values without a refused one is one rule, any other is halved again.
-    """
-
-    def halve(prefix: int, free: int) -> list[list[Argument]]:
-        if not any(value >> free == prefix for value in refused):
-            return [[(index, (1 << bits) - (1 << free), prefix << free)]]
-        return halve(prefix << 1, free - 1) + halve(prefix << 1 | 1, free - 1) if free else []
-
-    return halve(0, bits)
+def _not_1(index: int, bits: int) -> list[list[Argument]]:
+    """Rules that together hold where the lowest `bits` bits of an argument are not the number 1: one rule a bit."""
+    return [[(index, 1 << bit, (1 << bit) * (bit > 0))] for bit in range(bits)]
 
 
-def _only(index: int, allowed: set[int]) -> list[list[Argument]]:
-    """Rules that together allow these values of an argument, and none else: aligned runs of them are one rule."""
-    rules, left = [], sorted(allowed)
-    while left:
-        first, free = left[0], 0
-        while not first & (1 << free) and allowed.issuperset(range(first, first + (2 << free))):
-            free += 1
-        rules.append([(index, AS_INT - (1 << free) + 1, first)])
-        left = left[1 << free :]
-    return rules
+def _only(index: int, values: Collection[int], bits: int) -> list[list[Argument]]:
+    """Rules that together hold for these values of an argument, and none else."""
+    above = AS_INT - (1 << bits) + 1
+    return [[(index, mask | above, value)] for mask, value in _cover(_table(values), bits)]
+
+
+def _all_but(index: int, refused: Collection[int], bits: int) -> list[list[Argument]]:
+    """Rules that together hold for every value of the lowest `bits` bits of an argument but these."""
+    return [[(index, mask, value)] for mask, value in _cover((1 << (1 << bits)) - 1 ^ _table(refused), bits)]
+
+
+def _table(values: Collection[int]) -> int:
+    return sum(1 << value for value in set(values))
+
+
+def _cover(table: int, bits: int) -> list[tuple[int, int]]:
+    """Return few (mask, value) that together hold for the numbers whose bit in `table` is set (Minato and Morreale's cover)."""
+
+    def cover(needed: int, allowed: int, bits: int) -> tuple[list[tuple[int, int]], int]:
+        everything = (1 << (1 << bits)) - 1
+        if not needed or allowed == everything:
+            return [(0, 0)] * bool(needed), everything * bool(needed)
+        half = 1 << (bits - 1)
+        lower = everything >> half
+        needed_0, needed_1, allowed_0, allowed_1 = needed & lower, needed >> half, allowed & lower, allowed >> half
+        rules_0, done_0 = cover(needed_0 & ~allowed_1, allowed_0, bits - 1)
+        rules_1, done_1 = cover(needed_1 & ~allowed_0, allowed_1, bits - 1)
+        both, done = cover(needed_0 & ~done_0 | needed_1 & ~done_1, allowed_0 & allowed_1, bits - 1)
+        zero, one = [(mask | half, value) for mask, value in rules_0], [(mask | half, value | half) for mask, value in rules_1]
+        return zero + one + both, done_0 | done | (done_1 | done) << half
+
+    return cover(table, table, bits)[0]
 
 
 def _settable(index: int) -> list[list[Argument]]:
@@ -214,13 +228,12 @@ CONDITIONS: Rules = {
     "clone": [[(0, NAMESPACE_FLAGS, 0)]],
     "socketpair": LOCAL,
     # Signals to whomever but the runner.
-    "kill tgkill tkill": _all_but(0, {1}, PID_BITS),
-    # Queued signals, processors, limits of the program's own processes, not those of the runner: by number for what programs use so.
-    "rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity": _all_but(0, {1}, FEW_PID_BITS),
-    "prlimit64": [
-        *([_int(0, 0), *limit] for limit in _settable(1)),
-        *([*pid, *limit] for pid in _all_but(0, {1}, FEW_PID_BITS) for limit in ([(2, ADDRESS, 0)], [(1, 4, 0)])),
-    ],
+    "kill tgkill tkill": _not_1(0, PID_BITS),
+    # Queued signals and processors of the program's own processes, by number for what programs use so.
+    "rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity": _not_1(0, FEW_PID_BITS),
+    # Limits are asked for by any number: that tells no more than /proc does, and costs less than a look at the number. The
+    # caller, who is 0, may set its own.
+    "prlimit64": [[(2, ADDRESS, 0)], *([_int(0, 0), *limit] for limit in _settable(1))],
     "setrlimit": _settable(0),
     "sched_setattr sched_setparam sched_setscheduler": [[_int(0, 0)]],
     # PRIO_USER would reach the runner: it has the same uid.
@@ -233,9 +246,9 @@ CONDITIONS: Rules = {
     "prctl": _all_but(0, {PR_SET_SECCOMP, PR_SCHED_CORE}, 7),
     "ioctl": _all_but(1, REFUSED_IOCTLS, 16),
     "fadvise64": _all_but(3, {FADV_DONTNEED}, 3),
-    "fcntl": _only(1, FCNTL_COMMANDS),
+    "fcntl": _only(1, FCNTL_COMMANDS, 11),
     "flock": [[(1, LOCK_SH, 0)], [(1, LOCK_UN, LOCK_UN)]],
-    "setsockopt": [[_int(1, level), *rule] for level, options in SOCKET_OPTIONS.items() for rule in _only(2, options)],
+    "setsockopt": [[_int(1, level), *rule] for level, options in SOCKET_OPTIONS.items() for rule in _only(2, options, 6)],
     "sendto": [[(3, MSG_OOB, 0)]],
     "sendmsg": [[(2, MSG_OOB, 0)]],
     "sendmmsg": [[(3, MSG_OOB, 0)]],

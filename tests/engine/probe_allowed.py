@@ -320,11 +320,11 @@ def servers():
 
 
 def other_processes():
-    """Limits and processors of a child, and of oneself by one's own number."""
+    """Limits of others are asked for by number, one's own set by 0; processors are set by number."""
     child = subprocess.Popen(["sleep", "30"])
     for pid in (os.getpid(), child.pid):
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, resource.prlimit(pid, resource.RLIMIT_NOFILE))
         assert resource.prlimit(pid, resource.RLIMIT_CORE) == (1, 1)
+        resource.prlimit(0, resource.RLIMIT_NOFILE, resource.prlimit(pid, resource.RLIMIT_NOFILE))
         os.sched_setaffinity(pid, os.sched_getaffinity(pid))
     child.kill()
     child.wait()

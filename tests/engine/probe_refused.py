@@ -110,7 +110,7 @@ def main():  # noqa: C901, PLR0912 - a list of attempts
             found[f"tgkill {sig} to {label}"] = call("tgkill", pid, 1, sig)
         found[f"rt_sigqueueinfo to {label}"] = call("rt_sigqueueinfo", pid, 2, 0)
         found[f"rt_tgsigqueueinfo to {label}"] = call("rt_tgsigqueueinfo", pid, 1, 2, 0)
-        found[f"prlimit64 of {label}"] = call("prlimit64", pid, 9, 0, 0)
+        found[f"prlimit64 of {label}"] = call("prlimit64", pid, 9, 1, 0)  # an address of nothing
         for name in ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
             found[f"{name} of {label}"] = call(name, pid, 0, 0)
         found[f"setpriority of {label}"] = call("setpriority", 0, pid, 19)

@@ -22,7 +22,7 @@ from typing import Any
 import anyio
 import pytest
 
-from dayfly import AsyncSandbox, EngineUnreachable, PoolClosed, Sandbox
+from dayfly import AsyncSandbox, EngineError, EngineUnreachable, PoolClosed, Sandbox
 from dayfly import sandbox as sandbox_module
 
 FOREVER = "print('begun', flush=True)\nimport time\ntime.sleep(3600)"
@@ -79,8 +79,9 @@ async def whole(sandbox: AsyncSandbox) -> None:
 async def test_a_callback_that_raises_costs_no_slot(callback: Any) -> None:
     async with AsyncSandbox(1, max_containers=2, queue_timeout_ms=10_000) as sandbox:
         for _ in range(3):
+            options: Any = {callback: boom}
             with pytest.raises(Boom):
-                await sandbox.run(FOREVER, **{callback: boom})
+                await sandbox.run(FOREVER, **options)
         await whole(sandbox)
 
 
@@ -97,8 +98,9 @@ async def test_an_on_start_that_cancels_its_run_costs_no_slot() -> None:
 def test_a_callback_that_raises_in_a_thread_costs_no_slot(callback: Any) -> None:
     with Sandbox(1, max_containers=2, queue_timeout_ms=10_000) as sandbox:
         for _ in range(3):
+            options: Any = {callback: boom}
             with pytest.raises(Boom):
-                sandbox.run(FOREVER, **{callback: boom})
+                sandbox.run(FOREVER, **options)
         with within(20):
             assert [sandbox.run("print(1)").stdout for _ in range(3)] == ["1\n"] * 3
 
@@ -318,8 +320,9 @@ def test_close_from_a_signal_handler_during_a_run() -> None:
 def test_close_from_a_callback(callback: Any) -> None:
     sandbox = Sandbox(1)
     sandbox.initialize()
+    options: Any = {callback: lambda *_: sandbox.close()}
     with within(QUICKLY), pytest.raises(PoolClosed):
-        sandbox.run(FOREVER, **{callback: lambda *_: sandbox.close()})
+        sandbox.run(FOREVER, **options)
     assert threads() == []
     with pytest.raises(PoolClosed, match="closed"):
         sandbox.run("print(1)")
@@ -331,8 +334,9 @@ async def test_close_from_a_callback_on_the_loop(callback: Any) -> None:
     sandbox = AsyncSandbox(1)
     await sandbox.initialize()
     async with anyio.create_task_group() as tasks:
+        options: Any = {callback: lambda *_: tasks.start_soon(sandbox.close)}
         with within(QUICKLY), pytest.raises(PoolClosed):
-            await sandbox.run(FOREVER, **{callback: lambda *_: tasks.start_soon(sandbox.close)})
+            await sandbox.run(FOREVER, **options)
 
 
 def test_close_in_the_sandboxs_own_thread_changes_nothing() -> None:
@@ -410,7 +414,8 @@ def test_exit_without_close(python: str) -> None:
 
 def test_a_close_that_fails_at_exit_keeps_no_other_open() -> None:
     done = run_python("""
-    import atexit, threading
+    import logging
+    logging.basicConfig()
     from dayfly import Sandbox
     import dayfly.sync
     first, second = Sandbox(1), Sandbox(1)
@@ -440,7 +445,7 @@ async def test_a_null_for_the_runtimes_is_an_error_of_ours(monkeypatch: pytest.M
         return b'{"Runtimes":null}' if path == "/info" else await real(method, path, **options)
 
     monkeypatch.setattr(sandbox._engine, "call", call)
-    with pytest.raises(sandbox_module.EngineError, match="has no runtime 'crun'"):
+    with pytest.raises(EngineError, match="has no runtime 'crun'"):
         await sandbox.initialize()
 
 
@@ -454,7 +459,7 @@ def test_close_on_another_loop_changes_nothing() -> None:
         home.run_until_complete(sandbox.initialize())
         for call in (sandbox.close, lambda: sandbox.run("print(1)")):
             with pytest.raises(RuntimeError, match="another event loop"):
-                asyncio.run(call())  # type: ignore[arg-type]
+                asyncio.run(call())
         assert home.run_until_complete(sandbox.run("print(1)")).stdout == "1\n"
         home.run_until_complete(sandbox.close())
     finally:
@@ -485,7 +490,8 @@ def test_a_run_in_trios_guest_mode() -> None:
 
 def test_a_frozen_application_is_never_started_again(tmp_path: Path) -> None:
     done = run_python(f"""
-    import subprocess, sys
+    import logging, subprocess, sys
+    logging.basicConfig()
     calls, real = [], subprocess.Popen
     class Popen(real):
         def __init__(self, command, **options):

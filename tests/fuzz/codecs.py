@@ -25,9 +25,11 @@ with atheris.instrument_imports(include=["dayfly", "dayfly_runner"]):
 TOKEN = "0123456789abcdef" * 2
 READY = Path(__file__).parents[2] / "conformance/vectors/runner_ready.json"
 RUN = messages.Run(
-    code="", python="3", args=[], env={}, timeout_ms=1_000, stdin=None, data=None, stdout_limit=1_000, stderr_limit=1_000,
-    message_limit=1_000, message_count=5, on_output_limit="truncate", open_files=64,
+    token=TOKEN, clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000,
+    stdout_limit=1_000, stderr_limit=1_000, message_limit=1_000, message_count=5, on_output_limit="truncate", open_files=64,
+    display_limit=1_000, display_count=5, fetch=["*"], file_limit=1_000, file_count=5,
 )  # fmt: skip
+REQUEST = messages.Request(run=RUN, files=(("main.py", b""),), stdin=b"x" * 1_000)
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
@@ -53,7 +55,8 @@ def host(data: bytes) -> None:
                 if kind == stdcopy.STDOUT:
                     list(talk.receive(payload))
                 if talk.state is dialogue.State.WARM:
-                    talk.run(RUN)
+                    list(talk.run(REQUEST, TOKEN))
+                talk.outgoing()
             assert len(talk._frames._buffer) <= fed
     except errors.ProtocolViolation:
         pass
@@ -92,7 +95,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {"host": host, "stdcopy": plain, "
 def seeds(target: str) -> Iterator[bytes]:
     """Good beginnings from the protocol's vectors, so that the search starts behind the first check."""
     if target == "runner":
-        hello = messages.Hello(protocol=messages.PROTOCOL, token=TOKEN)
+        hello = messages.Hello(protocol=messages.PROTOCOL, token=TOKEN, preload=[])
         whole = frame(messages.encode(hello)) + frame(messages.encode(RUN))
         yield from (b"\0" + whole, b"\7" + whole)
         return

@@ -249,10 +249,9 @@ async def _gone(receive: Receive) -> None:
 def note_job(config: Config, context: RequestContext, job: Job) -> None:
     """Note the job for the log."""
     context.read = True
-    code = job.code
-    context.notes["code_bytes"] = len(code.encode(errors="surrogatepass"))
+    context.notes["code_bytes"] = len(job.source)
     if config.log_programs:
-        context.notes["code"] = code
+        context.notes["code"] = job.source.decode(errors="replace")
 
 
 def note_run(config: Config, context: RequestContext, done: Run) -> None:
