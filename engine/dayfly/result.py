@@ -147,8 +147,6 @@ def as_json(result: Result, *, combined: bool = True) -> bytes:
 MESSAGE_DEPTH = 100
 """Arrays and objects inside each other, at most, in one message. A reader's own JSON decoder may bear no more than some hundred."""
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_WHOLE_ESCAPE = re.compile(rb"\\(?:[^u]|u[0-9a-ce-fA-CE-F]...|u[dD][0-7]..|u[dD][89abAB]..\\u[dD][c-fC-F]..)")
 # A number that may be infinite, or have more digits than Python converts.
 _HUGE = re.compile(rb"(?<![0-9.eE+])-?(?:[0-9]{200,}[0-9.eE+-]*|[0-9.]+[eE]\+?[0-9]{3,})")
 _EXPONENT = re.compile(rb"[eE]\+?[0-9]{3}")
@@ -163,8 +161,7 @@ def is_json(data: bytes) -> bool:
     """Whether `data` is one JSON value, nested at most MESSAGE_DEPTH deep, that `msgspec` decodes.
 
     It builds no value: a nested one takes a hundred times its bytes, and hostile programs send
-    many. The parser that skips a value looks neither into strings nor at the size of numbers: that
-    is done here.
+    many. The parser that skips a value does not look at the size of numbers: that is done here.
     """
     try:
         data.decode()
@@ -173,8 +170,6 @@ def is_json(data: bytes) -> bool:
         return False
     if data.count(b"[") + data.count(b"{") > MESSAGE_DEPTH and _is_deep(data):
         return False
-    if _SURROGATE.search(data) and b"\\" in _WHOLE_ESCAPE.sub(b"", data):
-        return False  # a lone surrogate, which is no character
     bare = _without_strings(data)
     # Searching for _HUGE is slow; what it needs is found fast.
     if _DIGIT_RUN in bare.translate(_DIGITS) or _EXPONENT.search(bare):

@@ -593,3 +593,12 @@ def test_whatever_is_accepted_can_be_sent(
     assert msgspec.json.decode(encode(wanted.run), type=Run) == wanted.run
     assert wanted.stdin == text.encode()
     assert len(wanted.files) == 1 + len(more)
+
+
+def test_data_that_is_json_text_is_passed_on_without_being_built() -> None:
+    handed = request(Job(code="", data=msgspec.Raw(b"[1,\n 2]")), Limits(), timeout_ms=1, python="3")
+    assert json.loads(dict(handed.files)["data.json"]) == [1, 2]
+    assert b"\n" not in dict(handed.files)["data.json"], "it is one line of standard input too"
+    for bad in (b"{", b"", b"1 2", b"[" * 100_000):
+        with pytest.raises(ValueError, match="data is not valid JSON"):
+            request(Job(code="", data=msgspec.Raw(bad)), Limits(), timeout_ms=1, python="3")

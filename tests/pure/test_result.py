@@ -382,6 +382,7 @@ def test_output_that_comes_byte_by_byte_costs_no_more_memory_than_its_bytes() ->
 NESTED = [
     pytest.param(b"[" * 100 + b"]" * 100, True, id="100 arrays"),
     pytest.param(b"[" * 101 + b"]" * 101, False, id="101 arrays"),
+    pytest.param(b"[" * 96 + b",".join([b"[]"] * 40) + b"]" * 96, True, id="97, and wide at the bottom"),
     pytest.param(b'{"a":' * 100 + b"1" + b"}" * 100, True, id="100 objects"),
     pytest.param(b'[{"a":' * 50 + b"[]" + b"}]" * 50, False, id="101 of both"),
     pytest.param(b"[" + b"[[]]," * 1_000 + b"0]", True, id="wide, not deep"),
