@@ -121,6 +121,9 @@ def run(
     data: Annotated[str | None, typer.Option(metavar="JSON", help="For the program's `import sandbox; sandbox.data`.")] = None,
     args: Annotated[list[str] | None, typer.Option("--arg", metavar="TEXT", help="For its sys.argv, before ARGs; may be repeated.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="For its environment; may be repeated.")] = None,
+    merge_stderr: Annotated[bool, typer.Option("--merge-stderr", help="Stderr into stdout, in the order of writing.")] = False,
+    preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before the run; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of its random generators.")] = None,
     cpus: Annotated[float | None, typer.Option(help="Processors' worth of time.", show_default="1.0")] = None,
     pids: Annotated[int | None, typer.Option(help="Processes and threads at once.", show_default="64")] = None,
     output_bytes: Annotated[int | None, typer.Option(help="Output kept of each stream.", show_default="1000000")] = None,
@@ -147,6 +150,8 @@ def run(
             stdin_bytes=None if stdin is None else _read(stdin),
             args=[*(args or ()), *words],
             env=dict(_pair("--env", text) for text in env or ()),
+            merge_stderr=merge_stderr,
+            seed=seed,
         )
         sandbox = Sandbox(
             1,
@@ -157,6 +162,7 @@ def run(
             runtime=runtime,
             docker_host=docker_host,
             python=python.value,
+            preload=tuple(preload or ()),
             max_containers=1,  # no second one is made for a single run
         )
         try:
@@ -171,7 +177,8 @@ def run(
         raise typer.Exit(_exit_code(result))
 
 
-def _code(file: str | None, code: str | None, stdin: str | None) -> str:
+def _code(file: str | None, code: str | None, stdin: str | None) -> str | bytes:
+    """The program: a file's bytes as they are, so that Python reads their encoding."""
     if (file is None) == (code is None):
         raise ValueError("give one program: a FILE, - for stdin, or -c CODE")
     if code is not None:
@@ -179,10 +186,7 @@ def _code(file: str | None, code: str | None, stdin: str | None) -> str:
     assert file is not None
     if file == stdin == "-":
         raise ValueError("the program and its stdin cannot both come from stdin")
-    try:
-        return _read(file).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+    return _read(file)
 
 
 def _read(path: str) -> bytes:

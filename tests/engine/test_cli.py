@@ -237,8 +237,6 @@ def test_json_comes_with_the_same_exit_code_and_line(dayfly_: Dayfly) -> None:
     [
         ([], "give one program"),
         (["--stdin", "-", "-"], "cannot both come from stdin"),
-        (["-c", ""], "code is empty"),
-        (["-c", "'\udc80'"], "lone surrogate"),
         (["no such\nprogram.py"], "no such program.py: No such file or directory"),
         (["/"], "/: Is a directory"),
         (["/dev/zero"], "/dev/zero is larger than 40,000,000 bytes"),
@@ -269,10 +267,26 @@ def test_bad_input_is_125_with_one_line_and_no_engine(dayfly_: Dayfly, tmp_path:
     assert done.returncode == 125
 
 
-def test_a_program_that_is_no_utf_8_is_refused(dayfly_: Dayfly) -> None:
+def test_what_a_program_is_encoded_in_is_pythons_to_say(dayfly_: Dayfly) -> None:
+    done = dayfly_("run", "-", input=b"# -*- coding: latin-1 -*-\nprint('caf\xe9')")
+    assert (done.returncode, done.stdout.decode()) == (0, "caf\u00e9\n")
     done = dayfly_("run", "-", input=b"# caf\xe9")
-    assert failure_line(done) == "- is not UTF-8: byte 5 is 0xe9"
-    assert done.returncode == 125
+    assert done.returncode == 1
+    assert b"SyntaxError" in done.stderr
+    assert dayfly_("run", "-c", "").returncode == 0
+
+
+def test_merge_stderr_keeps_the_order_of_writing(dayfly_: Dayfly) -> None:
+    code = "import sys\nfor i in range(9): print(i, file=[sys.stdout, sys.stderr][i % 2])"
+    done = dayfly_("run", "--merge-stderr", "-c", code)
+    assert (done.stdout, done.stderr) == (b"".join(b"%d\n" % i for i in range(9)), b"")
+
+
+def test_preloaded_modules_and_a_seed(dayfly_: Dayfly) -> None:
+    code = "import random, sys; print('decimal' in sys.modules, random.random())"
+    first, second = (dayfly_("run", "--preload", "decimal", "--seed", "7", "-c", code).stdout for _ in range(2))
+    assert first == second
+    assert first.startswith(b"True ")
 
 
 @pytest.mark.parametrize(
@@ -475,12 +489,12 @@ def test_clean_removes_leftovers_and_shows_them(engine: Any, dayfly_: Dayfly, do
 
     async def leave() -> str:
         async with EngineAPI(docker_host) as api:
-            return await api.create("dayfly-left-over", {"Image": image, "Labels": dead})
+            return await api.create("dayfly-4711", {"Image": image, "Labels": dead})
 
     left = anyio.run(leave)
     done = dayfly_("clean")
     assert (done.returncode, done.stderr) == (0, b"")
-    row = next(line for line in done.stdout.decode().splitlines() if line.startswith("dayfly-left-over "))
+    row = next(line for line in done.stdout.decode().splitlines() if line.startswith("dayfly-4711 "))
     assert left[:12] in row
     assert "was created" in row
     assert dead["dayfly.pid"] in row
