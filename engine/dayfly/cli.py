@@ -344,6 +344,9 @@ def image_build(
     ] = False,
     pip: Annotated[list[str] | None, typer.Option(metavar="REQUIREMENT", help="What programs may import; may be repeated.")] = None,
     apt: Annotated[list[str] | None, typer.Option(metavar="PACKAGE", help="A Debian package; may be repeated.")] = None,
+    allow_source: Annotated[
+        bool, typer.Option("--allow-source", help="Build what has no wheel from source: runs its setup code on this host, as this user.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Build anew, though nothing has changed.")] = False,
     docker_host: DockerHost = None,
 ) -> None:
@@ -363,6 +366,7 @@ def image_build(
                     python2=python2,
                     pip=pip or (),
                     apt=apt or (),
+                    allow_source=allow_source,
                     force=force,
                     progress=lambda line: console.print(_printable(line), markup=False, highlight=False, soft_wrap=True),
                 )

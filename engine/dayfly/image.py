@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -122,6 +123,7 @@ class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
     python2: bool
     pip: tuple[str, ...]
     apt: tuple[str, ...]
+    allow_source: bool
 
     @property
     def suite(self) -> str | None:
@@ -137,6 +139,7 @@ async def build(
     python2: bool = False,
     pip: Sequence[str] = (),
     apt: Sequence[str] = (),
+    allow_source: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> str:
@@ -144,12 +147,14 @@ async def build(
 
     `base` is `debian:SUITE` or an image with Python 3.8 or newer, which is pulled if the engine lacks it; `python2` asks
     for Python 2.7 as well. `pip` are requirements (`numpy>=2`), installed from wheels; `apt` Debian packages, for a Debian
-    base only. `force` builds anew from today's packages. `progress` is called with lines of text.
+    base only. `allow_source` lets packages of `pip`, and what they need, be built from source where they have no wheel:
+    their setup code then runs on this host, as this user. `force` builds anew from today's packages. `progress` is called
+    with lines of text.
 
     Raises ValueError or TypeError for a bad argument, EngineError for what the engine refuses, and DayflyError for
     everything else that keeps it from being built, saying what to do. Nothing is left behind then.
     """
-    recipe = _checked(base, tag, python2, pip, apt)
+    recipe = _checked(base, tag, pip, apt, python2=python2, allow_source=allow_source)
     say = progress or (lambda _: None)
     if recipe.suite and shutil.which("mmdebstrap") is None:
         raise DayflyError(
@@ -210,9 +215,10 @@ async def ls(engine: EngineAPI) -> list[Image]:
 # What was asked for, checked before anything starts.
 
 
-def _checked(base: str | None, tag: str | None, python2: bool, pip: Sequence[str], apt: Sequence[str]) -> _Recipe:
-    if not isinstance(python2, bool):
-        raise TypeError(f"python2 must be a bool, not {type(python2).__name__}")
+def _checked(base: str | None, tag: str | None, pip: Sequence[str], apt: Sequence[str], *, python2: bool, allow_source: bool) -> _Recipe:
+    for name, flag in (("python2", python2), ("allow_source", allow_source)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be a bool, not {type(flag).__name__}")
     if base is None:
         base = DEFAULT_BASE_PYTHON2 if python2 else DEFAULT_BASE
     if tag is None:
@@ -223,6 +229,7 @@ def _checked(base: str | None, tag: str | None, python2: bool, pip: Sequence[str
         python2=python2,
         pip=_all_matching("pip", pip, r"[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]+\])?\s*([=<>!~][^;@/\s]*)?", "a requirement (numpy>=2)"),
         apt=_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]", "a Debian package"),
+        allow_source=allow_source,
     )
     if re.search(r"(^|/)\.*(/|$)", recipe.base):
         # It becomes part of a path of the Engine API, where a/../.. would be another call.
@@ -664,7 +671,7 @@ async def _context(recipe: _Recipe, facts: _Facts, scratch: Path, say: Progress)
     wheels.mkdir()
     if recipe.pip:
         say(f"fetching wheels for Python {facts.version}: {' '.join(recipe.pip)}")
-        await _fetch_wheels(recipe.pip, facts, wheels, scratch)
+        await _fetch_wheels(recipe, facts, wheels, scratch, say)
     files = _runner_files()
     order = {"hosts": _HOSTS, "pip": recipe.pip, "no_pip": _NO_PIP, "files": sorted({name.partition("/")[0] for name in files})}
     (scratch / "order.json").write_bytes(msgspec.json.encode(order))
@@ -700,7 +707,32 @@ def _runner_files() -> dict[str, str]:
     return {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
 
 
-async def _fetch_wheels(requirements: Sequence[str], facts: _Facts, wheels: Path, scratch: Path) -> None:
+class _Download(msgspec.Struct, frozen=True):
+    url: str
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]{0,98}$")]
+
+
+class _Chosen(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+    download_info: _Download
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """What `pip install --report` writes."""
+
+    install: list[_Chosen]
+
+
+_PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
+
+
+async def _fetch_wheels(recipe: _Recipe, facts: _Facts, wheels: Path, scratch: Path, say: Progress) -> None:
+    if recipe.allow_source:
+        await _build_wheels(recipe.pip, facts, wheels, scratch, say)
     major, minor = facts.version.split(".")[:2]
     machine = facts.platform.partition("-")[2].replace("-", "_").replace(".", "_")
     if facts.glibc:
@@ -708,11 +740,70 @@ async def _fetch_wheels(requirements: Sequence[str], facts: _Facts, wheels: Path
         platforms = [f"manylinux_2_{number}_{machine}" for number in range(newest, 4, -1)] + [f"manylinux2014_{machine}"]
     else:
         platforms = [f"musllinux_1_{number}_{machine}" for number in (2, 1, 0)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
+    log_file = scratch / "pip.log"
+    command = [*_PIP, "--log", str(log_file), "download", "--only-binary=:all:", "--find-links", str(wheels)]
     command += ["--dest", str(wheels), "--implementation", "cp", "--python-version", f"{major}.{minor}"]
     command += [f"--platform={platform}" for platform in (*platforms, f"linux_{machine}")]
-    # pip itself comes along: the base need not have one.
-    await _run([*command, "pip", *requirements], scratch, lambda _: None)
+    advice = "" if recipe.allow_source else " (--allow-source builds wheels from source, which runs setup code on this host)"
+    try:
+        # pip itself comes along: the base need not have one.
+        await _run([*command, "pip", *recipe.pip], scratch, lambda _: None)
+    except DayflyError as error:
+        missing = re.search(r"No matching distribution found for ([A-Za-z0-9][\w.-]*)", str(error))
+        if missing is None or recipe.allow_source or not await _has_source(missing[1], scratch):
+            raise
+        raise DayflyError(
+            f"no wheel of {missing[1]} fits Python {facts.version} of the image, but there is its source: "
+            f"allow_source=True (--allow-source) builds a wheel of it, which runs its setup code on this host; {error}"
+        ) from error
+    # Where a newer version needs what has no wheel, pip takes an older one and says so in its log alone.
+    text = log_file.read_text(errors="replace") if log_file.exists() else ""
+    for name in sorted(set(re.findall(r"pip is looking at multiple versions of ([\w.-]+) to determine", text))):
+        say(f"  {name}: pip passed over newer versions, since a wheel of what they need does not fit or is missing{advice}")
+
+
+async def _has_source(name: str, scratch: Path) -> bool:
+    """Whether the index has source distributions of a package. None of their code is run."""
+    try:
+        await _run([*_PIP, "index", "versions", "--no-binary=:all:", name], scratch, lambda _: None)
+    except DayflyError:
+        return False
+    return True
+
+
+async def _build_wheels(requirements: Sequence[str], facts: _Facts, wheels: Path, scratch: Path, say: Progress) -> None:
+    """Build wheels of what pip would install from source on this host, dependencies too."""
+    report = scratch / "report.json"
+    plan = ["install", "--dry-run", "--ignore-installed", "--report", str(report), *requirements]
+    say("looking for packages that have no wheel; the setup code of such packages runs on this host")
+    await _run([*_PIP, *plan], scratch, lambda _: None)
+    try:
+        chosen = msgspec.json.decode(report.read_bytes(), type=_Report).install
+    except (OSError, ValueError) as error:
+        raise DayflyError(f"pip's report could not be read ({error}); pip 22.2 or newer is needed") from None
+    for one in chosen:
+        if one.download_info.url.partition("#")[0].endswith(".whl"):
+            continue
+        name = f"{one.metadata.name}=={one.metadata.version}"
+        say(f"building a wheel of {name} from source")
+        folder = scratch / "built"
+        folder.mkdir()
+        await _run([*_PIP, "wheel", "--no-deps", "--wheel-dir", str(folder), name], scratch, lambda _: None)
+        for wheel in folder.glob("*.whl"):
+            if not wheel.name.endswith("-any.whl") and not _runs_in_image(facts):
+                raise DayflyError(
+                    f"{name} has extension modules, and those built here need this host's C library, which is newer than the "
+                    "image's, or another one: build on a host with the image's release, or use a base image that has the package"
+                )
+            wheel.rename(wheels / wheel.name)
+        folder.rmdir()
+
+
+def _runs_in_image(facts: _Facts) -> bool:
+    """Whether what is compiled on this host can be loaded in the image, as far as the C library goes."""
+    library, version = platform.libc_ver()
+    numbers = [[int(part) for part in text.split(".")] for text in (version, facts.glibc) if re.fullmatch(r"[0-9.]*[0-9]", text)]
+    return library == "glibc" and len(numbers) == 2 and numbers[0] <= numbers[1]
 
 
 # Processes.

@@ -29,8 +29,11 @@ TEMPORARY_DIR = "/tmp"  # noqa: S108 - the container's own, not the host's
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the container's own
 
-ENVIRONMENT = ("PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/sandbox", "LANG=C.UTF-8", "USER=sandbox", "OMP_NUM_THREADS=1")
-"""HOME and USER because the uid is in no passwd file; one OpenMP thread because threads count against `pids`."""
+THREADS = (*(f"{name}_NUM_THREADS=1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")), "POLARS_MAX_THREADS=1")
+"""One thread for each library that would start one per processor: threads count against `pids`, and a fork loses them."""
+
+ENVIRONMENT = ("PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/sandbox", "LANG=C.UTF-8", "USER=sandbox", *THREADS)
+"""HOME and USER because the uid is in no passwd file."""
 
 FIRST_UID, LAST_UID = 1, 2**31 - 1
 """What a container's uid may be at all: not root, and within what every kernel interface takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import secrets
 import signal
 import subprocess
@@ -23,6 +24,7 @@ import pytest
 from dayfly import DayflyError, EngineError, ImageMissing, Limits, Sandbox, __version__
 from dayfly import image as images
 from dayfly.engine_api import EngineAPI
+from dayfly.messages import PROTOCOL
 
 DEFAULT = f"dayfly/python:{__version__}"
 
@@ -117,7 +119,7 @@ def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_
 def test_the_image_carries_its_labels_and_no_more_configuration_than_needed(engine: Any, image: str) -> None:
     config = engine.call("GET", f"/images/{image}/json")[1]["Config"]
     labels = config["Labels"]
-    assert (labels["dayfly.protocol"], labels["dayfly.version"], labels["dayfly.base"]) == ("1", __version__, "debian:bookworm")
+    assert (labels["dayfly.protocol"], labels["dayfly.version"], labels["dayfly.base"]) == (str(PROTOCOL), __version__, "debian:bookworm")
     assert json.loads(labels["dayfly.pythons"])["3"].startswith("3.11.")
     assert len(labels["dayfly.inputs"]) == 64
     assert config["User"] == "65534:65534"
@@ -147,7 +149,7 @@ async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: s
     assert path.endswith("/sandbox.py")
     assert any("numpy" in line for line in said)
     (listed,) = [one for one in await images.ls(api) if tag in one.tags]
-    assert (listed.id, listed.pip, listed.base, listed.protocol, listed.version) == (built, ["numpy"], DEFAULT, 1, __version__)
+    assert (listed.id, listed.pip, listed.base, listed.protocol, listed.version) == (built, ["numpy"], DEFAULT, PROTOCOL, __version__)
     # Built once: the same inputs are the same image, others are not, and force builds anew.
     said.clear()
     assert await images.build(api, base=DEFAULT, tag=tag, pip=["numpy"], progress=said.append) == built
@@ -194,6 +196,7 @@ BAD = [
     ({"apt": ["-o", "x"]}, ValueError, "Debian package"),
     ({"apt": ["tree,perl"]}, ValueError, "Debian package"),
     ({"python2": "yes"}, TypeError, "bool"),
+    ({"allow_source": 1}, TypeError, "allow_source must be a bool"),
 ]
 
 
@@ -251,6 +254,45 @@ async def test_a_base_without_python_2(api: EngineAPI, image: str, tag: str, unc
 async def test_a_requirement_that_has_no_wheel(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
     with pytest.raises(DayflyError, match=r"numpy==0\.0\.1"):
         await images.build(api, base=DEFAULT, tag=tag, pip=["numpy==0.0.1"])
+
+
+async def test_a_package_without_a_wheel_names_the_flag(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
+    with pytest.raises(DayflyError, match=r"no wheel of docopt fits .*--allow-source.*setup code on this host"):
+        await images.build(api, base=DEFAULT, tag=tag, pip=["docopt"])
+
+
+async def test_a_dependency_without_a_wheel_is_told(api: EngineAPI, image: str, tag: str) -> None:
+    said: list[str] = []
+    # Newer releases need docopt, so pip takes an old one that does not.
+    await images.build(api, base=DEFAULT, tag=tag, pip=["num2words"], progress=said.append)
+    (line,) = [line for line in said if "num2words: pip passed over newer versions" in line]
+    assert "--allow-source" in line
+    with pytest.raises(DayflyError, match=r"docopt"):
+        await images.build(api, base=DEFAULT, tag=tag, pip=["num2words==0.5.14"])
+
+
+async def test_source_is_built_when_it_is_allowed(api: EngineAPI, image: str, tag: str) -> None:
+    said: list[str] = []
+    built = await images.build(api, base=DEFAULT, tag=tag, pip=["num2words>=0.5.14"], allow_source=True, progress=said.append)
+    look = "import docopt, num2words; sandbox.send([docopt.__version__, num2words.num2words(42)])"
+    assert await anyio.to_thread.run_sync(look_inside, built, look) == ["0.6.2", "forty-two"]
+    assert any(line.startswith("building a wheel of docopt==0.6.2 from source") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("host", "inside", "runs"),
+    [
+        (("glibc", "2.36"), "2.36", True),
+        (("glibc", "2.9"), "2.36", True),
+        (("glibc", "2.41"), "2.36", False),
+        (("glibc", "2.36"), "", False),
+        (("", ""), "2.36", False),
+    ],
+)
+def test_compiled_wheels_need_a_c_library_as_new(monkeypatch: pytest.MonkeyPatch, host: tuple[str, str], inside: str, runs: bool) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: host)
+    facts = images._Facts(version="3.11.2", platform="linux-x86_64", glibc=inside, python2=None)
+    assert images._runs_in_image(facts) is runs
 
 
 async def test_an_engine_that_refuses_an_import_says_why() -> None:
@@ -318,6 +360,7 @@ KILLED = """
 import anyio, os, signal, sys
 from dayfly import image
 from dayfly.engine_api import EngineAPI
+from dayfly.messages import PROTOCOL
 
 def die(line):
     if "installing" in line:

@@ -8,7 +8,7 @@ import glob
 import os
 import socket
 
-KNOWN = {"PATH", "HOME", "LANG", "USER", "OMP_NUM_THREADS", "PYTHON_CPU_COUNT", "HOSTNAME", "LC_CTYPE"}
+KNOWN = {"PATH", "HOME", "LANG", "USER", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "HOSTNAME", "LC_CTYPE"}
 assert set(os.environ) - KNOWN == set(), set(os.environ) - KNOWN
 assert socket.gethostname() == os.environ["HOSTNAME"] == "sandbox"
 for path in glob.glob("/proc/[0-9]*/*") + glob.glob("/proc/*") + glob.glob("/etc/*") + glob.glob("/run/*"):
