@@ -144,7 +144,7 @@ def test_a_client_that_goes_away_cancels_its_run(shared: Server, client: httpx.C
         ("/v1/run", {"code": "#" * 1_000_001}, "the limit (code_bytes) is 1,000,000"),
         ("/v1/run", {"code": "1", "stdin": "x" * 4_000_001}, "the limit (input_bytes) is 4,000,000"),
         ("/v1/run", {"code": "1", "v3": False}, "has no Python 2"),
-        ("/v1/run", {"code": 5}, "code: Expected `str`"),
+        ("/v1/run", {"code": 5}, "code: Expected `str"),
         ("/v1/run", {"code": "1", "stdin": "a", "stdinBytes": "YQ=="}, "both given"),
         ("/compile", {"code": "1", "v3": "yes"}, "v3"),
         ("/v1/run", [], "Expected `object`"),
