@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -126,7 +125,8 @@ def interpreter() -> str | None:
     if getattr(sys, "frozen", False):
         return None
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    folders = [Path(sys.exec_prefix, "bin"), Path(sysconfig.get_config_var("BINDIR") or "/usr/bin")]
+    # Not sysconfig: it opens a file when it is first asked, and there may be no descriptor left.
+    folders = [Path(sys.exec_prefix, "bin"), Path(sys.base_exec_prefix, "bin")]
     for path in [Path(sys.executable or "/"), *(folder / f"python{version}" for folder in folders)]:
         if path.name.lower().startswith(("python", "pypy")) and os.access(path, os.X_OK):
             return str(path)

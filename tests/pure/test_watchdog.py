@@ -53,7 +53,7 @@ def test_an_application_is_never_taken_for_an_interpreter(executable: str | None
 def test_where_no_interpreter_is_found_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", "/usr/sbin/uwsgi")
     monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
-    monkeypatch.setattr(watchdog.sysconfig, "get_config_var", lambda _: str(tmp_path))
+    monkeypatch.setattr(sys, "base_exec_prefix", str(tmp_path))
     assert interpreter() is None
 
 
