@@ -410,7 +410,8 @@ def test_exit_without_close(python: str) -> None:
 
 def test_a_close_that_fails_at_exit_keeps_no_other_open() -> None:
     done = run_python("""
-    import atexit, threading
+    import logging
+    logging.basicConfig()
     from dayfly import Sandbox
     import dayfly.sync
     first, second = Sandbox(1), Sandbox(1)
@@ -485,7 +486,8 @@ def test_a_run_in_trios_guest_mode() -> None:
 
 def test_a_frozen_application_is_never_started_again(tmp_path: Path) -> None:
     done = run_python(f"""
-    import subprocess, sys
+    import logging, subprocess, sys
+    logging.basicConfig()
     calls, real = [], subprocess.Popen
     class Popen(real):
         def __init__(self, command, **options):

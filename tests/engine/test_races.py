@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import httpx
 import pytest
 
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, Limits, Outcome, PoolClosed, PoolFull, PoolTimeout, Sandbox
+from dayfly.engine_api import EngineAPI
 from dayfly.owner import OwnerTask
 
 Oracle = Callable[..., Any]
@@ -165,6 +167,18 @@ async def test_runs_started_as_their_containers_die_are_answered_by_others(oracl
             await anyio.to_thread.run_sync(killer.join)
 
 
+async def test_events_that_are_left_early_leave_nothing_open(docker_host: str, oracle: Oracle) -> None:
+    """Trio warns of an async generator that is left to the garbage collector, which fails any test here."""
+    async with AsyncSandbox(pool_size=1) as sandbox, EngineAPI(docker_host) as engine:
+        assert sandbox.stats().warm == 1
+        async with engine.events(containers(oracle)[0]["Id"]) as events:
+            async for _ in events:
+                break
+        del events
+        gc.collect()
+        await anyio.lowlevel.checkpoint()
+
+
 async def test_a_container_killed_from_outside_in_mid_run_is_no_fault_of_the_program(oracle: Oracle) -> None:
     async with AsyncSandbox(pool_size=1, max_containers=1) as sandbox:
         for path, method in (("/containers/{}/kill", "POST"), ("/containers/{}", "DELETE")):
@@ -254,10 +268,12 @@ async def test_a_burst_far_over_the_pool_is_answered_in_full_each_with_its_own()
 async def test_a_program_that_dies_at_its_deadline_is_either_ok_or_late_and_never_both() -> None:
     async with AsyncSandbox(pool_size=4, limits=Limits()) as sandbox:
         for extra in (-6, -3, -1, 0, 1, 3, 6):
-            result = await sandbox.run(f"import time; print('begun', flush=True); time.sleep({(100 + extra) / 1000})", timeout_ms=100)
+            # One write: `print` makes two, and the deadline may come between them on a busy machine.
+            code = f"import os, time; os.write(1, b'begun'); time.sleep({(100 + extra) / 1000})"
+            result = await sandbox.run(code, timeout_ms=100)
             assert result.outcome in (Outcome.OK, Outcome.TIMEOUT)
             assert result.timed_out is (result.outcome is Outcome.TIMEOUT) is result.is_error
-            assert result.stdout == "begun\n"
+            assert result.stdout == "begun" or (result.timed_out and not result.stdout)
 
 
 def test_threads_share_a_sandbox() -> None:
