@@ -15,8 +15,8 @@ import select
 import socket
 import ssl
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
 
 import anyio
@@ -92,21 +92,30 @@ class Connection:
         Raises what `request` raises, and EngineUnreachable when the connection breaks.
         """
         transport = self._new_transport()
+        parts: AsyncIterator[bytes] | None = None
         try:
             response = await self._send(transport, "GET", target, None, None)
             if response.status_code != 200:
                 await self._answer(name, response, ())
-            yield self._split(response)
+            parts = response.aiter_raw()
+            async with aclosing(self._split(parts)) as lines:
+                yield lines
         except _FOREIGN as error:
             raise EngineUnreachable(f"{name}: {self._why(error)}") from error
         finally:
             with anyio.move_on_after(1, shield=True):
                 await transport.aclose()
+                if parts is not None:
+                    # To its end, which has come now: httpcore has generators inside that nobody else can
+                    # close, and trio warns of those that are left to the garbage collector.
+                    with suppress(*_FOREIGN):
+                        async for _ in parts:
+                            pass
 
     @staticmethod
-    async def _split(response: httpx.Response) -> AsyncIterator[bytes]:
+    async def _split(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         rest = b""
-        async for part in response.aiter_raw():
+        async for part in parts:
             *lines, rest = (rest + part).split(b"\n")
             for line in filter(None, lines):
                 yield line

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote, urlencode
@@ -174,8 +174,11 @@ class EngineAPI:
         """
         filters = msgspec.json.encode({"container": [container], "type": ["container"]}).decode()
         target = f"{self._prefix}/events?{urlencode({'since': '1', 'filters': filters})}"
-        async with self._connection.lines(target, name="GET /events") as lines:
-            yield (_decode("GET /events", line, dict[str, Any]) async for line in lines)
+        async with (
+            self._connection.lines(target, name="GET /events") as lines,
+            aclosing(_decode("GET /events", line, dict[str, Any]) async for line in lines) as events,
+        ):
+            yield events
 
     async def inspect_image(self, name: str) -> dict[str, Any]:
         """`GET /images/{name}/json`. ImageMissing if there is none."""

@@ -489,12 +489,12 @@ def test_clean_removes_leftovers_and_shows_them(engine: Any, dayfly_: Dayfly, do
 
     async def leave() -> str:
         async with EngineAPI(docker_host) as api:
-            return await api.create("dayfly-4711", {"Image": image, "Labels": dead})
+            return await api.create("dayfly-4712", {"Image": image, "Labels": dead})
 
     left = anyio.run(leave)
     done = dayfly_("clean")
     assert (done.returncode, done.stderr) == (0, b"")
-    row = next(line for line in done.stdout.decode().splitlines() if line.startswith("dayfly-4711 "))
+    row = next(line for line in done.stdout.decode().splitlines() if line.startswith("dayfly-4712 "))
     assert left[:12] in row
     assert "was created" in row
     assert dead["dayfly.pid"] in row
