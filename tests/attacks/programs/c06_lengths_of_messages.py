@@ -2,11 +2,10 @@
 # outcomes = ["ok"]
 # messages = [7]
 # [[runs]]
-# args = ["4294967295"]
+# args = ["2147483647"]
 # messages_dropped = 1
 # [[runs]]
-# args = ["2147483648"]
-# messages_dropped = 1
+# args = ["4294967295"]
 # [[runs]]
 # args = ["1000001"]
 # messages_dropped = 1
@@ -18,7 +17,7 @@
 # timeout_ms = 1200
 # outcomes = ["timeout"]
 # messages_dropped = 1
-"""A message that claims more than it brings, and ends there or hangs: nothing is allocated by a claim."""
+"""A message, or with the highest bit a display, that claims more than it brings, and ends there or hangs: nothing is allocated by a claim."""
 
 import os
 import sys
