@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ..conftest import Engine
 from .conftest import NewServer, Server, key_new, wait_for
 from .test_api import problem
 from .test_http import AS_JSON, answer_to
@@ -56,7 +58,7 @@ def flood(port: int, count: int, say: bytes = b"") -> Iterator[list[socket.socke
 def in_a_shell(image: str, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A server under `ulimit -n 1024`, which no child can raise."""
     command = [sys.executable, "-m", "dayfly.cli", "serve", "--image", image, *arguments]
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("DAYFLY_", "DOCKER_HOST"))}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("DAYFLY_")}
     with log.open("wb") as stream:
         return subprocess.Popen(
             ["sh", "-c", 'ulimit -n 1024; exec "$@"', "sh", *command], env=own, stderr=stream, stdout=subprocess.DEVNULL
@@ -93,9 +95,12 @@ def test_idle_connections_keep_nobody_out(image: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", '{"currentContext": 5', "\x00"])
-def test_a_half_written_docker_config_is_survived(serve: NewServer, tmp_path: Path, text: str) -> None:
-    (tmp_path / ".docker").mkdir()
+def test_a_half_written_docker_config_is_survived(serve: NewServer, engine: Engine, tmp_path: Path, text: str) -> None:
+    context = tmp_path / ".docker" / "contexts" / "meta" / hashlib.sha256(b"own").hexdigest() / "meta.json"
+    context.parent.mkdir(parents=True)
+    context.write_text(json.dumps({"Endpoints": {"docker": {"Host": f"unix://{engine.path}"}}}))
     config = tmp_path / ".docker" / "config.json"
+    config.write_text('{"currentContext": "own"}')
     server = serve("--pool-size", "1", environment={"HOME": str(tmp_path), "DOCKER_HOST": "", "DOCKER_CONFIG": ""}).ready()
     config.write_text(text)
     time.sleep(5)  # two looks at the engine
@@ -109,7 +114,6 @@ def test_any_exception_while_starting_is_tried_again() -> None:
     code = """
 import asyncio
 import logging
-logging.basicConfig()
 from dayfly.endpoint import resolve
 from dayfly.server import config, service
 from dayfly.server.tracing import Tracing
@@ -126,6 +130,8 @@ def sandbox(*_):
         tries.append(1)
         raise OSError(24, "Too many open files")
     return Broken()
+
+logging.basicConfig()
 
 async def main():
     settings = config.Config()
