@@ -156,7 +156,7 @@ _FILES = {"file", "skipped", "exit", "error"}
 _NEXT: dict[str | None, set[str]] = {
     "hello": {"ready", "error"},
     "ready": {"error"},
-    "open": {"next", "spent", "error"},
+    "open": {"next", "error"},
     "run": {"started", "error"},
     "started": {"want", "output", "message", "display", *_FILES},
     "file": _FILES,
