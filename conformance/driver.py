@@ -22,7 +22,7 @@ from typing import Any
 PROTOCOL = 2
 TOKEN = "0123456789abcdef0123456789abcdef"
 RUN_TOKEN = "fedcba9876543210fedcba9876543210"
-HELLO: dict[str, Any] = {"type": "hello", "protocol": PROTOCOL, "token": TOKEN, "preload": [], "session": None}
+HELLO: dict[str, Any] = {"type": "hello", "protocol": PROTOCOL, "token": TOKEN, "preload": []}
 RUN: dict[str, Any] = {
     "type": "run",
     "token": RUN_TOKEN,
@@ -156,7 +156,7 @@ _FILES = {"file", "skipped", "exit", "error"}
 _NEXT: dict[str | None, set[str]] = {
     "hello": {"ready", "error"},
     "ready": {"error"},
-    "open": {"next", "spent", "error"},
+    "open": {"next", "error"},
     "run": {"started", "error"},
     "started": {"want", "output", "message", "display", *_FILES},
     "file": _FILES,
