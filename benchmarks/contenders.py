@@ -257,7 +257,7 @@ class DayflyAsync(Contender):
         self.loop.call(self.full())
         pool = self.sandbox._pool
         assert pool is not None
-        container = next(iter(pool._members.values()))
+        container = next(iter(pool._workers.values()))
         pids = meters.pids_of_uid(container.uid)
         shim = meters.shim_of(container.id)
         charged, cache = meters.cgroup_bytes(pids[0])
