@@ -185,7 +185,8 @@ def test_a_codec_written_from_the_protocol_alone_agrees_with_the_vectors(pieces:
     heard, error = [], None
     try:
         for piece in ([data] if step == "whole" else [data[index : index + 1] for index in range(len(data))]) + [rest]:
-            heard += list(frames.feed(piece))
+            # The vectors leave `want` out: the host answers it, and no caller sees it.
+            heard += [frame for frame in frames.feed(piece) if frame["type"] != "want"]
     except ProtocolError as broken:
         error = broken
     assert (error is not None) == bool(vector.get("error")), error
