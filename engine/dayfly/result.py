@@ -125,6 +125,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         """What the program showed, in order: MIME type to content. Decoded when this is first read, and kept."""
         return [msgspec.json.decode(text) for text in self.displays_raw]
 
+    def to_json(self, *, combined: bool = True) -> bytes:
+        """Return the JSON form. Without `combined` it is a third smaller: that text is stdout and stderr once more."""
+        if combined:
+            return msgspec.json.encode(self)
+        fields = msgspec.structs.fields(Result)
+        return msgspec.json.encode({field.encode_name: getattr(self, field.name) for field in fields if field.name != "combined"})
+
     @property
     def stdout_bytes(self) -> bytes:
         """The very bytes that were written to stdout, up to the limit."""
@@ -134,14 +141,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     def stderr_bytes(self) -> bytes:
         """The very bytes that were written to stderr, up to the limit."""
         return self.stderr.encode() if self.stderr_raw is None else self.stderr_raw
-
-
-def as_json(result: Result, *, combined: bool = True) -> bytes:
-    """Return the JSON form. Without `combined` it is a third smaller: that text is `stdout` and `stderr` once more."""
-    if combined:
-        return msgspec.json.encode(result)
-    fields = msgspec.structs.fields(Result)
-    return msgspec.json.encode({field.encode_name: getattr(result, field.name) for field in fields if field.name != "combined"})
 
 
 MESSAGE_DEPTH = 100

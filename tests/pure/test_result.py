@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dayfly import Outcome, Piece, Result, Stats, events
 from dayfly.events import Ended, Event, Fold, Leased
 from dayfly.messages import Display, Exit, File, Message, Output, Skipped, Started
-from dayfly.result import Recorder, SkippedFile, as_json, verdict
+from dayfly.result import Recorder, SkippedFile, verdict
 
 Stream = Literal["stdout", "stderr"]
 PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=8) | st.text(min_size=1).map(str.encode)))
@@ -400,7 +400,7 @@ def test_messages_nested_too_deep_are_dropped(data: bytes, kept: bool) -> None:
     made.take(Message(data=data))
     whole = made.result(end(), Outcome.OK, wall_ms=0)
     assert (len(whole.messages), whole.messages_dropped) == (kept, not kept)
-    assert json.loads(as_json(whole))["messages"] == whole.messages
+    assert json.loads(whole.to_json())["messages"] == whole.messages
 
 
 @pytest.mark.parametrize("data", [
@@ -455,7 +455,7 @@ def test_nested_messages_build_nothing() -> None:
 
 def test_json_may_leave_combined_out() -> None:
     made = result(("stdout", b"a"), ("stderr", b"b"), exit=end())
-    whole, short = json.loads(as_json(made)), json.loads(as_json(made, combined=False))
+    whole, short = json.loads(made.to_json()), json.loads(made.to_json(combined=False))
     assert whole == json.loads(msgspec.json.encode(made))
     assert whole.pop("combined") == "ab"
     assert short == whole
