@@ -30,7 +30,7 @@ from .events import Ended, Event, Leased
 from .job import Job, RunOptions, as_job, check_timeout, request
 from .ledger import Ledger, State
 from .limits import Limits, integer, number
-from .messages import PROTOCOL, Request
+from .messages import MAX_MODULES, MODULE_LENGTH, PROTOCOL, Request
 from .names import DEFAULT_IMAGE, PROTOCOL_LABEL
 from .owner import OwnerTask
 from .pool import Pool
@@ -52,8 +52,6 @@ REMAPPED_UIDS = range(20_000, 60_000)
 """Where the engine maps uids itself (rootless, userns-remap) a container has 65,536 of them."""
 TRIES = 3
 """Containers that a program is offered to, as long as none of them has received it."""
-MAX_PRELOAD = 32
-"""Modules that may be preloaded; PROTOCOL.md."""
 REFILL_DELAY = 0.2
 """Seconds. Creating a container keeps two processors busy for a tenth of a second: a burst of short
 programs is over by then."""
@@ -438,10 +436,10 @@ def _modules(value: Any) -> tuple[str, ...]:
     for name in value:
         if not isinstance(name, str):
             raise TypeError(f"preload must hold module names, not {name!r:.80}")
-        if len(name) > 255 or not all(part.isidentifier() for part in name.split(".")):
+        if len(name) > MODULE_LENGTH or not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"preload has {name!r:.80}, which is not the name of a module")
-    if len(value) > MAX_PRELOAD:
-        raise ValueError(f"preload has {len(value)} modules; {MAX_PRELOAD} are allowed")
+    if len(value) > MAX_MODULES:
+        raise ValueError(f"preload has {len(value)} modules; {MAX_MODULES} are allowed")
     return tuple(value)
 
 
