@@ -7,6 +7,7 @@ try again is for those who call it. How a request gets there and back, and in wh
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
@@ -57,8 +58,9 @@ class EngineAPI:
 
     async def __aenter__(self) -> EngineAPI:
         try:
-            # It brings httpx, half of what `import dayfly` would cost. In a thread: the event loop goes on.
-            await anyio.to_thread.run_sync(importlib.import_module, f"{__package__}.connection")
+            # It brings httpx, half of what `import dayfly` would cost. In a thread, once: the event loop goes on.
+            if (name := f"{__package__}.connection") not in sys.modules:
+                await anyio.to_thread.run_sync(importlib.import_module, name)
             from .connection import Connection  # noqa: PLC0415
         except OSError as error:
             raise EngineUnreachable(
