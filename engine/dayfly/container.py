@@ -144,7 +144,8 @@ class Container:
         self._end_moved = anyio.Event()
         self.expired = False
         """Whether `end_at` has ended it."""
-        self._spent: str | None = None
+        self.spent: str | None = None
+        """Why it can take no other program, if the runner has said so."""
         self._free = anyio.Event()
         # The run in progress, or the last one.
         self._execution: Execution | None = None
@@ -315,7 +316,7 @@ class Container:
                 self._free.set()
             case Spent(reason=reason):
                 # The reason may name what the program has left. It is said to the session's owner alone.
-                self._spent = reason
+                self.spent = reason
             case Error() if run is None or run.over:
                 raise ProtocolViolation("the runner cannot go on")
             case _ if run is None:  # the dialogue's table has refused everything else already
@@ -369,12 +370,7 @@ class Container:
     @property
     def usable(self) -> bool:
         """Whether it may take a program, now or when it has cleaned up behind the last one."""
-        return not self._ending and self._stream is not None and self._tasks is not None and self._spent is None
-
-    @property
-    def spent(self) -> str | None:
-        """Why it can take no other program, if the runner has said so."""
-        return self._spent
+        return not self._ending and self._stream is not None and self._tasks is not None and self.spent is None
 
     def end_at(self, when: float) -> None:
         """End the container at a time (seconds, monotonic), unless that is moved before."""
@@ -508,8 +504,9 @@ class Container:
         """Ask the engine's events what became of the container."""
         happened: set[str] = set()
         code = ""
+        known = False
         with anyio.move_on_after(POST_MORTEM) as scope:
-            while not self._ending:
+            while not known and not self._ending:
                 try:
                     async with self._engine.events(self.id) as events:
                         async for event in events:
@@ -519,13 +516,14 @@ class Container:
                                 if not code:
                                     scope.deadline = min(scope.deadline, anyio.current_time() + OOM_DELAY)
                                 code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode"))
-                            if code and (code != "137" or happened & {"oom", "kill"}):
+                            # Of a SIGKILL, whose it was is told by another event.
+                            known = bool(code) and (code != "137" or not happened.isdisjoint({"oom", "kill"}))
+                            if known:
                                 break
                 except EngineError:
                     break
-                if code and (code != "137" or happened & {"oom", "kill"}):
-                    break
-                await anyio.sleep(0.02)  # the engine ended its answer: ask again
+                if not known:
+                    await anyio.sleep(0.02)  # the engine ended its answer: ask again
         if self._started_at is None:
             why = "of an OOM kill " if "oom" in happened else ""
             raise ContainerLost(f"the runner died {why}before the program began{self._said()}", delivered=self._delivered())
