@@ -247,7 +247,7 @@ IMPORTS = [
     ("import_ms", "", "dayfly"),
     ("foundations_ms", "", "asyncio, anyio.from_thread, msgspec"),
     # As on a host that has only what dayfly needs: httpx would import trio too, if it is there.
-    ("first_engine_ms", "import dayfly, sys; sys.modules['trio'] = None; ", "dayfly.connection"),
+    ("first_engine_ms", "import dayfly, sys; sys.modules['trio'] = None; ", "dayfly._connection"),
 ]
 """What is timed: a name, what goes before it, what is imported."""
 

@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dayfly import Limits, spec
+from dayfly import Limits
+from dayfly import _spec as spec
 
 API = "/v1.41"
 LABEL = "dayfly.benchmark"
@@ -196,7 +197,7 @@ def _tar(links: list[tuple[str, str]], files: dict[str, bytes]) -> bytes:
 
 def engine_socket() -> str:
     """The path of the engine's Unix socket, where dayfly finds it."""
-    from dayfly.endpoint import resolve
+    from dayfly._endpoint import resolve
 
     found = resolve(None).socket
     if found is None:

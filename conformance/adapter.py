@@ -79,7 +79,7 @@ class Dayfly:
         flags |= {name: str(value) for name, value in self._options.items() if value is not None}
         flags |= {name: ",".join(value) for name, value in settings.items()}
         words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
-        return [sys.executable, "-m", "dayfly.cli", "serve", *words]
+        return [sys.executable, "-m", "dayfly", "serve", *words]
 
 
 class DayflySandbox:

@@ -62,7 +62,7 @@ class BrokenBody(Broken):
 
     def spoil(self) -> None:
         """See Broken."""
-        from dayfly import spec  # noqa: PLC0415
+        from dayfly import _spec as spec  # noqa: PLC0415
 
         true: Callable[..., dict[str, Any]] = spec.Blueprint.body
 
@@ -185,7 +185,7 @@ class LeftBehind(BrokenBody):
     def spoil(self) -> None:
         """See Broken."""
         super().spoil()
-        from dayfly.cleaner import Cleaner  # noqa: PLC0415
+        from dayfly._cleaner import Cleaner  # noqa: PLC0415
 
         async def nothing(*_: Any, **__: Any) -> Any:
             return [], True

@@ -34,7 +34,7 @@ from urllib.parse import urlencode
 import anyio
 
 from dayfly import AsyncSandbox, DayflyError, Outcome, Result, __version__
-from dayfly.endpoint import resolve
+from dayfly._endpoint import resolve
 
 HUNG = 120.0
 """Seconds. A call that takes this long, its time in the queue included, does not end."""

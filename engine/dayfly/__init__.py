@@ -7,8 +7,7 @@ with Sandbox(pool_size=2) as sandbox:
     print(result.stdout)
 """
 
-from ._version import __version__
-from .errors import (
+from ._errors import (
     ContainerLost,
     DayflyError,
     EngineError,
@@ -24,13 +23,14 @@ from .errors import (
     SessionLost,
     StartFailed,
 )
-from .job import Job
-from .limits import Limits
-from .result import Outcome, Piece, Result
-from .sandbox import AsyncSandbox
-from .session import AsyncSession
-from .stats import Stats
-from .sync import Sandbox, Session
+from ._job import Job
+from ._limits import Limits
+from ._result import Outcome, Piece, Result
+from ._sandbox import AsyncSandbox
+from ._session import AsyncSession
+from ._stats import Stats
+from ._sync import Sandbox, Session
+from ._version import __version__
 
 __all__ = [
     "AsyncSandbox",

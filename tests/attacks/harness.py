@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from dayfly import ContainerLost, Limits, Outcome, Piece, Result, RunnerMisbehaved, Sandbox
-from dayfly.spec import is_gvisor
+from dayfly._spec import is_gvisor
 
 from ..conftest import Engine
 

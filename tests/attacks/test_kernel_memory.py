@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from dayfly import Limits, Piece, Sandbox, seccomp
-from dayfly.spec import is_gvisor
+from dayfly import Limits, Piece, Sandbox
+from dayfly import _seccomp as seccomp
+from dayfly._spec import is_gvisor
 
 from ..conftest import Engine
 from .harness import CGROUPS, PROGRAMS

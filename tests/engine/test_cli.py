@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 import dayfly
-from dayfly.engine_api import EngineAPI
+from dayfly._engine_api import EngineAPI
 
 COMMAND = str(Path(sys.executable).with_name("dayfly"))
 NOWHERE = "unix:///nonexistent/docker.sock"
@@ -433,7 +433,7 @@ def test_version(dayfly_: Dayfly) -> None:
 
 
 def test_without_the_extra_one_line_says_how_to_install_it() -> None:
-    code = "import sys; sys.modules['typer'] = None; sys.argv = ['dayfly', 'run']; from dayfly.cli import main; main()"
+    code = "import sys; sys.modules['typer'] = None; sys.argv = ['dayfly', 'run']; from dayfly._cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"dayfly: the command needs typer, which is not installed: pip install 'dayfly[cli]'\n"
@@ -441,14 +441,14 @@ def test_without_the_extra_one_line_says_how_to_install_it() -> None:
 
 def test_a_run_loads_only_what_it_needs() -> None:
     # httpx loads rich for a command of its own, wherever click is installed too: that is not what is asked here.
-    wasteful = {"dayfly.doctor", "dayfly.image", "rich.console", "rich.table"}
-    code = f"import sys; sys.modules['httpx._main'] = None; import dayfly.cli; print({wasteful} & set(sys.modules))"
+    wasteful = {"dayfly._doctor", "dayfly._image", "rich.console", "rich.table"}
+    code = f"import sys; sys.modules['httpx._main'] = None; import dayfly._cli; print({wasteful} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert done.stdout == b"set()\n"
 
 
 def test_the_defaults_are_the_library_s() -> None:
-    from dayfly import cli
+    from dayfly import _cli as cli
 
     command = inspect.signature(cli.run).parameters
     library = inspect.signature(dayfly.AsyncSandbox).parameters
@@ -484,7 +484,7 @@ def test_doctor_fails_for_what_a_sandbox_refuses(dayfly_: Dayfly, args: list[str
 
 
 def test_clean_removes_leftovers_and_shows_them(engine: Any, dayfly_: Dayfly, docker_host: str, image: str) -> None:
-    code = "import json; from dayfly.orphans import labels; print(json.dumps(labels()))"
+    code = "import json; from dayfly._orphans import labels; print(json.dumps(labels()))"
     dead = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout)
 
     async def leave() -> str:

@@ -23,7 +23,7 @@ import anyio
 import pytest
 
 from dayfly import AsyncSandbox, EngineError, EngineUnreachable, PoolClosed, Sandbox
-from dayfly import sandbox as sandbox_module
+from dayfly import _sandbox as sandbox_module
 
 FOREVER = "print('begun', flush=True)\nimport time\ntime.sleep(3600)"
 QUICKLY = 5.0
@@ -401,7 +401,7 @@ def test_exit_without_close(python: str) -> None:
     done = run_python(
         """
         from dayfly import Sandbox
-        import dayfly.sync
+        import dayfly._sync
         first, second = Sandbox(1), Sandbox(1)
         first.initialize()
         second.initialize()
@@ -417,17 +417,17 @@ def test_a_close_that_fails_at_exit_keeps_no_other_open() -> None:
     import logging
     logging.basicConfig()
     from dayfly import Sandbox
-    import dayfly.sync
+    import dayfly._sync
     first, second = Sandbox(1), Sandbox(1)
     first.initialize()
     second.initialize()
-    bad, good = list(dayfly.sync._open)
+    bad, good = list(dayfly._sync._open)
     close = bad.close
     def fail():
         close()
         raise RuntimeError("the first one fails")
     bad.close = fail
-    dayfly.sync._close_all()
+    dayfly._sync._close_all()
     print("open:", [one._loop.open for one in (bad, good)])
     """)
     assert (done.stdout, done.returncode) == ("open: [False, False]\n", 0), done.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dayfly import doctor
-from dayfly.engine_api import EngineAPI
+from dayfly import _doctor as doctor
+from dayfly._engine_api import EngineAPI
 
 LOOKED_AT = {
     *("engine", "cgroups", "memory limit", "process limit", "processor limit", "seccomp", "security module", "user namespace"),

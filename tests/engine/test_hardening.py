@@ -23,10 +23,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from dayfly import seccomp, spec
+from dayfly import _seccomp as seccomp
+from dayfly import _spec as spec
+from dayfly._engine_api import NEWEST_API
+from dayfly._limits import Limits
 from dayfly._version import __version__
-from dayfly.engine_api import NEWEST_API
-from dayfly.limits import Limits
 
 HERE = Path(__file__).parent
 SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")

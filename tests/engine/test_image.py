@@ -22,9 +22,9 @@ import httpx
 import pytest
 
 from dayfly import DayflyError, EngineError, ImageMissing, Limits, Sandbox, __version__
-from dayfly import image as images
-from dayfly.engine_api import EngineAPI
-from dayfly.messages import PROTOCOL
+from dayfly import _image as images
+from dayfly._engine_api import EngineAPI
+from dayfly._messages import PROTOCOL
 
 DEFAULT = f"dayfly/python:{__version__}"
 
@@ -358,9 +358,9 @@ def children_of_this_process(name: str) -> list[int]:
 
 KILLED = """
 import anyio, os, signal, sys
-from dayfly import image
-from dayfly.engine_api import EngineAPI
-from dayfly.messages import PROTOCOL
+from dayfly import _image as image
+from dayfly._engine_api import EngineAPI
+from dayfly._messages import PROTOCOL
 
 def die(line):
     if "installing" in line:

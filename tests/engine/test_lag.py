@@ -20,7 +20,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from dayfly import AsyncSandbox, ContainerLost, Outcome, Piece, Result, Sandbox, deadline
+from dayfly import AsyncSandbox, ContainerLost, Outcome, Piece, Result, Sandbox
+from dayfly import _deadline as deadline
 
 SMALL, LARGE = 1, 300_000
 CODE = "import time\ntime.sleep({sleep})\nprint('x' * {size})"

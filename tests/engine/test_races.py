@@ -23,8 +23,8 @@ import httpx
 import pytest
 
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, Limits, Outcome, PoolClosed, PoolFull, PoolTimeout, Sandbox
-from dayfly.engine_api import EngineAPI
-from dayfly.owner import OwnerTask
+from dayfly._engine_api import EngineAPI
+from dayfly._owner import OwnerTask
 
 Oracle = Callable[..., Any]
 FOREVER = "import os, time\nos.write(1, b'begun\\n')\ntime.sleep(3600)"
@@ -191,7 +191,7 @@ async def test_a_container_killed_from_outside_in_mid_run_is_no_fault_of_the_pro
 
 
 async def test_a_container_paused_while_it_waits_is_lost_and_the_program_not_late(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dayfly.container.START_GRACE", 0.5)
+    monkeypatch.setattr("dayfly._container.START_GRACE", 0.5)
     async with AsyncSandbox(pool_size=1, max_containers=1) as sandbox:
         oracle("POST", f"/containers/{containers(oracle)[0]['Id']}/pause")
         with pytest.raises(ContainerLost, match="did not start"):

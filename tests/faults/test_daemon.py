@@ -51,10 +51,10 @@ def proxy(daemon: Daemon) -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def _short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dayfly.engine_api.DEFAULT_DEADLINE", 1.0)
-    monkeypatch.setattr("dayfly.container.READY_DEADLINE", 1.0)
-    monkeypatch.setattr("dayfly.cleaner.REMOVE_DEADLINE", 1.0)
-    monkeypatch.setattr("dayfly.container.START_GRACE", 1.0)
+    monkeypatch.setattr("dayfly._engine_api.DEFAULT_DEADLINE", 1.0)
+    monkeypatch.setattr("dayfly._container.READY_DEADLINE", 1.0)
+    monkeypatch.setattr("dayfly._cleaner.REMOVE_DEADLINE", 1.0)
+    monkeypatch.setattr("dayfly._container.START_GRACE", 1.0)
 
 
 def in_mid_call(daemon: Daemon, number: signal.Signals) -> Fault:

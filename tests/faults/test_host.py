@@ -187,11 +187,11 @@ async def test_the_work_in_the_background_cancelled_at_every_await(
     at: list[int] = [0]
     attempts: list[CancelAt] = []
     if what == "container":
-        from dayfly.container import Container as Owner
+        from dayfly._container import Container as Owner
 
         method = "live"
     else:
-        from dayfly.sandbox import AsyncSandbox as Owner  # type: ignore[assignment]
+        from dayfly._sandbox import AsyncSandbox as Owner  # type: ignore[assignment]
 
         method = "_live"
     original = getattr(Owner, method)
@@ -239,8 +239,8 @@ async def test_close_in_another_task_at_any_moment_of_initialize(oracle: Oracle,
 
 async def test_close_is_bounded_while_the_engine_hangs(oracle: Oracle, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """H14: every connection is accepted, and nothing is ever answered; the streams stand still as well."""
-    monkeypatch.setattr("dayfly.sandbox.CALL_DEADLINE_AT_CLOSE", 0.5)
-    monkeypatch.setattr("dayfly.sandbox.CLOSE_DEADLINE", 1.5)
+    monkeypatch.setattr("dayfly._sandbox.CALL_DEADLINE_AT_CLOSE", 0.5)
+    monkeypatch.setattr("dayfly._sandbox.CLOSE_DEADLINE", 1.5)
     sandbox = AsyncSandbox(pool_size=3, docker_host=proxy.address)
     await sandbox.initialize()
     ends: list[DayflyError] = []

@@ -227,7 +227,7 @@ async def test_a_socket_that_nobody_listens_on(path: Path) -> None:
 # anyio leaves the socket of a connection that it gave up waiting for to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_listener_whose_queue_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dayfly.engine_api.DEFAULT_DEADLINE", 0.5)
+    monkeypatch.setattr("dayfly._engine_api.DEFAULT_DEADLINE", 0.5)
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(path))
         deaf.listen(0)

@@ -27,12 +27,12 @@ OF_EACH_KIND = {"close_at_once", "cut_head", "hang", "404", "409", "429", "500",
 
 @pytest.fixture(autouse=True)
 def _short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dayfly.engine_api.DEFAULT_DEADLINE", 2.0)
-    monkeypatch.setattr("dayfly.connection.MAX_ANSWER", 10_000_000)
-    monkeypatch.setattr("dayfly.container.READY_DEADLINE", 4.0)
-    monkeypatch.setattr("dayfly.cleaner.REMOVE_DEADLINE", 2.0)
-    monkeypatch.setattr("dayfly.sandbox.CLOSE_DEADLINE", 5.0)
-    monkeypatch.setattr("dayfly.cleaner.LOOK_AFTER", 0.1)
+    monkeypatch.setattr("dayfly._engine_api.DEFAULT_DEADLINE", 2.0)
+    monkeypatch.setattr("dayfly._connection.MAX_ANSWER", 10_000_000)
+    monkeypatch.setattr("dayfly._container.READY_DEADLINE", 4.0)
+    monkeypatch.setattr("dayfly._cleaner.REMOVE_DEADLINE", 2.0)
+    monkeypatch.setattr("dayfly._sandbox.CLOSE_DEADLINE", 5.0)
+    monkeypatch.setattr("dayfly._cleaner.LOOK_AFTER", 0.1)
 
 
 def harmful(site: str) -> dict[str, Fault]:

@@ -18,8 +18,11 @@ from typing import Any
 atheris: Any = importlib.import_module("atheris")
 
 with atheris.instrument_imports(include=["dayfly", "dayfly_runner"]):
-    from dayfly import dialogue, errors, messages, stdcopy
-    from dayfly.frames import frame
+    from dayfly import _dialogue as dialogue
+    from dayfly import _errors as errors
+    from dayfly import _messages as messages
+    from dayfly import _stdcopy as stdcopy
+    from dayfly._frames import frame
     from dayfly_runner import _frames as runner
 
 TOKEN = "0123456789abcdef" * 2

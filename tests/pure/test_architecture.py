@@ -21,52 +21,52 @@ RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 # stands, also where it is for the type checker only. Modules of one layer do not import each other.
 LAYERS = [
     ["__main__"],
-    ["__init__", "cli"],
-    ["doctor"],
-    ["sync"],
-    ["sandbox"],
-    ["session"],
-    ["container", "image", "pool", "watchdog"],
-    ["cleaner", "watchdog_process"],
-    ["orphans", "owner"],
-    ["engine_api"],
-    ["connection"],
-    ["endpoint", "forks"],
-    ["deadline", "dialogue", "events", "job", "ledger"],
-    ["result"],
-    ["frames", "messages", "stdcopy"],
-    ["spec"],
-    ["seccomp"],
-    ["limits", "stats", "errors", "names", "requirements"],
+    ["__init__", "_cli"],
+    ["_doctor"],
+    ["_sync"],
+    ["_sandbox"],
+    ["_session"],
+    ["_container", "_image", "_pool", "_watchdog"],
+    ["_cleaner", "_watchdog_process"],
+    ["_orphans", "_owner"],
+    ["_engine_api"],
+    ["_connection"],
+    ["_endpoint", "_forks"],
+    ["_deadline", "_dialogue", "_events", "_job", "_ledger"],
+    ["_result"],
+    ["_frames", "_messages", "_stdcopy"],
+    ["_spec"],
+    ["_seccomp"],
+    ["_limits", "_stats", "_errors", "_names", "_requirements"],
     ["_version"],
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 
 NO_IO = [
-    *("deadline", "dialogue", "errors", "events", "frames", "job", "ledger", "limits", "messages", "names", "requirements"),
-    *("result", "seccomp", "spec", "stats", "stdcopy"),
+    *("_deadline", "_dialogue", "_errors", "_events", "_frames", "_job", "_ledger", "_limits", "_messages", "_names", "_requirements"),
+    *("_result", "_seccomp", "_spec", "_stats", "_stdcopy"),
 ]
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
-OUTSIDE_OF = {"cli": OUTSIDE | {"rich", "typer"}}
+OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}}
 TYPING_ONLY = {"typing_extensions"}  # the type checker has it
 
 # What need not be in a layer below, but is imported inside a function only, and why.
 DEFERRED = {
-    "cli": {"dayfly.server"},  # a guest of the library, loaded when somebody asks to serve
-    "watchdog_process": {"dayfly.watchdog_process"},  # a script until its host is dead, then this module
+    "_cli": {"dayfly._server"},  # a guest of the library, loaded when somebody asks to serve
+    "_watchdog_process": {"dayfly._watchdog_process"},  # a script until its host is dead, then this module
 }
 # What must not be imported before it is needed, though it is in a layer below.
 LAZY = {
-    "engine_api": {"dayfly.connection"},  # brings httpx, half of what `import dayfly` would cost
-    "watchdog_process": {  # waits in a bare interpreter
-        *("anyio", "msgspec", "dayfly.endpoint", "dayfly.engine_api", "dayfly.errors", "dayfly.orphans"),
+    "_engine_api": {"dayfly._connection"},  # brings httpx, half of what `import dayfly` would cost
+    "_watchdog_process": {  # waits in a bare interpreter
+        *("anyio", "msgspec", "dayfly._endpoint", "dayfly._engine_api", "dayfly._errors", "dayfly._orphans"),
     },
 }
 
 
 class Import(NamedTuple):
     name: str
-    """`dayfly.errors`, or the top name of a package from outside."""
+    """`dayfly._errors`, or the top name of a package from outside."""
     deferred: bool
     """Inside a function."""
     typing: bool
@@ -155,7 +155,7 @@ def test_a_pure_module_has_no_io_no_loop_and_no_clock(module: str) -> None:
 
 
 # The server's modules, top to bottom, by the same rule; it is a guest of the library, so of dayfly it may use what any host program may.
-SERVER = HOST / "server"
+SERVER = HOST / "_server"
 SERVER_LAYERS = [
     ["command"],
     ["process"],
@@ -172,8 +172,8 @@ SERVER_LAYERS = [
 ]
 SERVER_LAYER_OF = {module: number for number, layer in enumerate(SERVER_LAYERS) for module in layer}
 SERVER_MAY_ALSO_USE = {
-    "dayfly.engine_api",  # one ping, for /readyz
-    "dayfly.endpoint",  # where the engine is, found once
+    "dayfly._engine_api",  # one ping, for /readyz
+    "dayfly._endpoint",  # where the engine is, found once
 }
 
 
@@ -199,8 +199,8 @@ def test_importing_dayfly_loads_no_http_client() -> None:
 
 
 def test_the_pool_knows_no_docker() -> None:
-    names = {name for name, _, _ in imports(HOST / "pool.py", "dayfly")}
-    assert {name for name in names if name.startswith("dayfly.")} == {"dayfly.errors", "dayfly.ledger"}
+    names = {name for name, _, _ in imports(HOST / "_pool.py", "dayfly")}
+    assert {name for name in names if name.startswith("dayfly.")} == {"dayfly._errors", "dayfly._ledger"}
 
 
 def test_the_host_never_imports_the_runner() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from dayfly import EngineRefused, EngineUnreachable, cleaner
-from dayfly.cleaner import SUSPECT_FOR, Cleaner
-from dayfly.ledger import Ledger, State
-from dayfly.orphans import LABEL
+from dayfly import EngineRefused, EngineUnreachable
+from dayfly import _cleaner as cleaner
+from dayfly._cleaner import SUSPECT_FOR, Cleaner
+from dayfly._ledger import Ledger, State
+from dayfly._orphans import LABEL
 
 
 class Engine:

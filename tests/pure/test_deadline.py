@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly.deadline import LATE, LONGEST, Deadline
+from dayfly._deadline import LATE, LONGEST, Deadline
 
 GRACE = 0.25
 AT = 100.0

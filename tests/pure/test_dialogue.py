@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly import dialogue as module
-from dayfly.dialogue import Dialogue, State
-from dayfly.errors import ProtocolViolation
-from dayfly.messages import FRAME_SIZE, OUTPUT_SIZE, PIECE_SIZE, RUN_SIZE, STDIN_WINDOW, Exit, Message, Output, Request, Run
+from dayfly import _dialogue as module
+from dayfly._dialogue import Dialogue, State
+from dayfly._errors import ProtocolViolation
+from dayfly._messages import FRAME_SIZE, OUTPUT_SIZE, PIECE_SIZE, RUN_SIZE, STDIN_WINDOW, Exit, Message, Output, Request, Run
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 RUN_TOKEN = "fedcba9876543210fedcba9876543210"

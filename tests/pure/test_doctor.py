@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dayfly import doctor
-from dayfly.doctor import Finding, HostFacts
+from dayfly import _doctor as doctor
+from dayfly._doctor import Finding, HostFacts
 
 VERSION: dict[str, Any] = {
     "Version": "28.5.2",

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from dayfly import EngineError, EngineRefused, EngineUnreachable
-from dayfly.connection import AttachedStream, Connection, _refusal
-from dayfly.endpoint import Endpoint, resolve
-from dayfly.engine_api import NEWEST_API, EngineAPI, _decode, negotiate
+from dayfly._connection import AttachedStream, Connection, _refusal
+from dayfly._endpoint import Endpoint, resolve
+from dayfly._engine_api import NEWEST_API, EngineAPI, _decode, negotiate
 
 
 class Host:

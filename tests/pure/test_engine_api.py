@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import EngineError, EngineUnreachable
-from dayfly.connection import Connection
-from dayfly.endpoint import resolve
-from dayfly.engine_api import EngineAPI, _Container, _decode, _Image, _Info, _without_nulls
+from dayfly._connection import Connection
+from dayfly._endpoint import resolve
+from dayfly._engine_api import EngineAPI, _Container, _decode, _Image, _Info, _without_nulls
 
 # Nulls.
 

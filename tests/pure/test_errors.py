@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import dayfly
-from dayfly import errors
-from dayfly.errors import (
+from dayfly import _errors as errors
+from dayfly._errors import (
     ContainerLost,
     DayflyError,
     EngineRefused,

@@ -182,7 +182,7 @@ before = set(os.listdir("/proc/self/fd"))
 import dayfly
 assert set(os.listdir("/proc/self/fd")) == before
 assert threading.active_count() == 1
-assert not {"typer", "pytest", "litestar", "uvicorn", "structlog", "dayfly.cli", "dayfly.server"} & set(sys.modules)
+assert not {"typer", "pytest", "litestar", "uvicorn", "structlog", "dayfly._cli", "dayfly._server"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

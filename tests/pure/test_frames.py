@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly.errors import ProtocolViolation
-from dayfly.frames import PREFIX, FrameDecoder, frame
+from dayfly._errors import ProtocolViolation
+from dayfly._frames import PREFIX, FrameDecoder, frame
 
 LIMIT = 40
 BODIES = st.lists(st.binary(min_size=1, max_size=LIMIT), max_size=6)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dayfly.engine_api import EngineAPI
-from dayfly.errors import EngineError
+from dayfly._engine_api import EngineAPI
+from dayfly._errors import EngineError
 
 DEADLINE = 2.0
 VERSION = b'HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{"ApiVersion":"1.41"}'

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import Job, Limits
-from dayfly.job import MAX_TIMEOUT_MS, RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request
-from dayfly.messages import Request, Run, encode
+from dayfly._job import MAX_TIMEOUT_MS, RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request
+from dayfly._messages import Request, Run, encode
 
 
 class Text(str):

@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dayfly.errors import PoolClosed, PoolFull
-from dayfly.ledger import BACKOFF_FIRST, BACKOFF_MOST, Ledger, Plan, State, Ticket
+from dayfly._errors import PoolClosed, PoolFull
+from dayfly._ledger import BACKOFF_FIRST, BACKOFF_MOST, Ledger, Plan, State, Ticket
 
 FOREVER = 1e9
 

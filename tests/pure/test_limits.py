@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import AsyncSandbox, Limits, Sandbox
-from dayfly.limits import MAX_RUN_BYTES, integer, number
+from dayfly._limits import MAX_RUN_BYTES, integer, number
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "cpus": (0.01, 4_096),

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dayfly import messages
-from dayfly.errors import ProtocolViolation
-from dayfly.messages import (
+from dayfly import _messages as messages
+from dayfly._errors import ProtocolViolation
+from dayfly._messages import (
     FRAME_SIZE,
     Hello,
     Message,

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from dayfly import EngineError, EngineRefused, EngineUnreachable, ImageMissing, orphans
-from dayfly.names import PROTOCOL_LABEL as IMAGE_LABEL
-from dayfly.orphans import LABEL, STRANGER_AGE, find, is_orphan, labels, reap, retire
+from dayfly import EngineError, EngineRefused, EngineUnreachable, ImageMissing
+from dayfly import _orphans as orphans
+from dayfly._names import PROTOCOL_LABEL as IMAGE_LABEL
+from dayfly._orphans import LABEL, STRANGER_AGE, find, is_orphan, labels, reap, retire
 
 NOW = 1_000_000_000.0
 RUNNING, CREATED, EXITED, PAUSED = "running", "created", "exited", "paused"
@@ -180,7 +181,7 @@ def test_labels_name_this_process_and_each_sandbox() -> None:
 def test_the_start_time_is_read_whatever_the_process_name() -> None:
     program = """
 import ctypes, os, sys
-from dayfly import orphans
+from dayfly import _orphans as orphans
 plain = orphans._started(os.getpid())
 for name in (b"a) R 1 (b", b"\\xff\\xfe", "\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4".encode()[:15], b"", b"))))", b"\\n 1 2 3"):
     assert ctypes.CDLL(None).prctl(15, name, 0, 0, 0) == 0

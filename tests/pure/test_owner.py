@@ -15,7 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from dayfly import EngineError
-from dayfly.owner import OwnerTask, event_loop
+from dayfly._owner import OwnerTask, event_loop
 
 
 class Failures(list[BaseException]):
@@ -188,7 +188,7 @@ def test_trio_in_guest_mode_is_trio(end: str) -> None:
     """asyncio has a running loop there too. In a process of its own: guest mode sets signal handlers."""
     program = f"""
     import asyncio, trio, anyio
-    from dayfly.owner import OwnerTask, event_loop
+    from dayfly._owner import OwnerTask, event_loop
 
     async def main(started):
         started()

@@ -68,7 +68,7 @@ def test_dependencies_have_lower_bounds_and_the_command_exists(wheel: zipfile.Zi
     assert metadata["Requires-Python"] == ">=3.10"
     points = configparser.ConfigParser()
     points.read_string(wheel.read(f"{folder}/entry_points.txt").decode())
-    assert dict(points["console_scripts"]) == {"dayfly": "dayfly.cli:main"}
+    assert dict(points["console_scripts"]) == {"dayfly": "dayfly._cli:main"}
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
 
 

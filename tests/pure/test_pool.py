@@ -12,10 +12,10 @@ import pytest
 from anyio import CancelScope, create_task_group, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from dayfly import ledger as ledger_module
-from dayfly.errors import PoolClosed, PoolFull, PoolTimeout
-from dayfly.ledger import Ledger, Plan, State
-from dayfly.pool import Pool
+from dayfly import _ledger as ledger_module
+from dayfly._errors import PoolClosed, PoolFull, PoolTimeout
+from dayfly._ledger import Ledger, Plan, State
+from dayfly._pool import Pool
 
 
 class Box:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dayfly import doctor
-from dayfly.doctor import HostFacts
-from dayfly.requirements import REQUIREMENTS, missing, security_options
+from dayfly import _doctor as doctor
+from dayfly._doctor import HostFacts
+from dayfly._requirements import REQUIREMENTS, missing, security_options
 
 GOOD: dict[str, Any] = {
     "CgroupDriver": "systemd",

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dayfly import Outcome, Piece, Result, Stats, events
-from dayfly.events import Ended, Event, Fold, Leased
-from dayfly.messages import Display, Exit, File, Message, Output, Skipped, Started
-from dayfly.result import Recorder, SkippedFile, verdict
+from dayfly import Outcome, Piece, Result, Stats
+from dayfly import _events as events
+from dayfly._events import Ended, Event, Fold, Leased
+from dayfly._messages import Display, Exit, File, Message, Output, Skipped, Started
+from dayfly._result import Recorder, SkippedFile, verdict
 
 Stream = Literal["stdout", "stderr"]
 PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=8) | st.text(min_size=1).map(str.encode)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly import seccomp
+from dayfly import _seccomp as seccomp
 
 PROFILE: dict[str, Any] = json.loads(seccomp.profile())
 EPERM, ENOSYS = 1, 38

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly import seccomp, spec
-from dayfly.limits import Limits
+from dayfly import _seccomp as seccomp
+from dayfly import _spec as spec
+from dayfly._limits import Limits
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 IMAGE = "sha256:" + "0123456789abcdef" * 4

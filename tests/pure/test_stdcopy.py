@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly.errors import ProtocolViolation
-from dayfly.stdcopy import STDERR, STDOUT, StreamDecoder
+from dayfly._errors import ProtocolViolation
+from dayfly._stdcopy import STDERR, STDOUT, StreamDecoder
 
 PIECES = st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=40)), max_size=6)
 CUTS = st.lists(st.integers(0, 300), max_size=12)

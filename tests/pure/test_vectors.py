@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from dayfly.dialogue import Dialogue
-from dayfly.errors import ProtocolViolation
-from dayfly.messages import Frame, Hello, Open, Put, Request, Run, Stdin, encode
+from dayfly._dialogue import Dialogue
+from dayfly._errors import ProtocolViolation
+from dayfly._messages import Frame, Hello, Open, Put, Request, Run, Stdin, encode
 
 VECTORS = Path(__file__).parents[2] / "conformance" / "vectors"
 TOKEN = "0123456789abcdef0123456789abcdef"

@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dayfly import watchdog, watchdog_process
-from dayfly.endpoint import Endpoint
-from dayfly.watchdog import PYTHON, Watchdog, interpreter
+from dayfly import _watchdog as watchdog
+from dayfly import _watchdog_process as watchdog_process
+from dayfly._endpoint import Endpoint
+from dayfly._watchdog import PYTHON, Watchdog, interpreter
 
 NOWHERE = Endpoint(address="unix:///nowhere", socket="/nowhere")
 
@@ -121,8 +122,8 @@ def test_the_default_action_of_sigpipe_does_not_kill() -> None:
     program = """
     import anyio, signal
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    from dayfly.endpoint import Endpoint
-    from dayfly.watchdog import Watchdog
+    from dayfly._endpoint import Endpoint
+    from dayfly._watchdog import Watchdog
     dog = Watchdog(Endpoint(address="x"), "x")
     dog._process.kill()
     dog._process.wait()

@@ -31,7 +31,7 @@ class Server:
         own = {name: value for name, value in os.environ.items() if not name.startswith("DAYFLY_")}
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dayfly.cli", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", "dayfly", "serve", "--port", "0", *arguments],
             env={**own, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -154,5 +154,5 @@ def client(shared: Server) -> Iterator[httpx.Client]:
 
 def key_new(name: str, file: Path) -> str:
     """Make a key with the real command."""
-    command = [sys.executable, "-m", "dayfly.cli", "serve", "key", "new", name, "--file", str(file)]
+    command = [sys.executable, "-m", "dayfly", "serve", "key", "new", name, "--file", str(file)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -57,7 +57,7 @@ def flood(port: int, count: int, say: bytes = b"") -> Iterator[list[socket.socke
 
 def in_a_shell(image: str, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A server under `ulimit -n 1024`, which no child can raise."""
-    command = [sys.executable, "-m", "dayfly.cli", "serve", "--image", image, *arguments]
+    command = [sys.executable, "-m", "dayfly", "serve", "--image", image, *arguments]
     own = {k: v for k, v in os.environ.items() if not k.startswith("DAYFLY_")}
     with log.open("wb") as stream:
         return subprocess.Popen(
@@ -114,9 +114,9 @@ def test_any_exception_while_starting_is_tried_again() -> None:
     code = """
 import asyncio
 import logging
-from dayfly.endpoint import resolve
-from dayfly.server import config, service
-from dayfly.server.tracing import Tracing
+from dayfly._endpoint import resolve
+from dayfly._server import config, service
+from dayfly._server.tracing import Tracing
 
 tries = []
 
@@ -158,13 +158,13 @@ asyncio.run(asyncio.wait_for(main(), 30))
 def test_a_dead_keep_up_task_ends_the_process(image: str) -> None:
     code = (
         "import asyncio, sys\n"
-        "from dayfly.server import service\n"
+        "from dayfly._server import service\n"
         "async def dies(self):\n"
         "    await asyncio.sleep(1)\n"
         "    raise RuntimeError('a bug')\n"
         "service.Service._keep_up = dies\n"
         "sys.argv[1:] = ['serve', '--port', '0']\n"
-        "from dayfly.cli import main\n"
+        "from dayfly._cli import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -347,7 +347,7 @@ def test_a_keys_file_that_others_may_write_is_refused(tmp_path: Path, mode: int)
     file = tmp_path / "keys"
     key_new("alice", file)
     file.chmod(mode)
-    command = [sys.executable, "-m", "dayfly.cli", "serve"]
+    command = [sys.executable, "-m", "dayfly", "serve"]
     for arguments in (["key", "new", "bob", "--file", str(file)], ["--keys-file", str(file), "--check-config"]):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")

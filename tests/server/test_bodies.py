@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dayfly import Job
-from dayfly.server import bodies
-from dayfly.server.problems import Problem
+from dayfly._server import bodies
+from dayfly._server.problems import Problem
 
 ANY_JSON = st.recursive(
     st.none()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from dayfly.server.config import load, settings
+from dayfly._server.config import load, settings
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 

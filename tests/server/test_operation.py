@@ -195,7 +195,7 @@ def test_sighup_reads_the_keys_again_at_once(serve: NewServer, tmp_path: Path) -
 def test_a_port_that_is_taken_is_said_in_one_line(serve: NewServer) -> None:
     port = serve("--pool-size", "1").port
     done = subprocess.run(
-        [sys.executable, "-m", "dayfly.cli", "serve", "--port", str(port)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "dayfly", "serve", "--port", str(port)], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 2
     assert done.stderr == f"dayfly: host, port: cannot listen at 127.0.0.1 port {port}: Address already in use\n"

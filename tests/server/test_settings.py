@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from dayfly import Limits
-from dayfly.server import keys, process
-from dayfly.server.config import Config, ConfigError, load, settings
-from dayfly.server.quotas import ConcurrencyExceeded, Quotas, RateExceeded
+from dayfly._server import keys, process
+from dayfly._server.config import Config, ConfigError, load, settings
+from dayfly._server.quotas import ConcurrencyExceeded, Quotas, RateExceeded
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("DAYFLY_")}
     return subprocess.run(
-        [sys.executable, "-m", "dayfly.cli", "serve", *arguments], env={**own, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dayfly", "serve", *arguments], env={**own, **environment}, capture_output=True, text=True, check=False
     )
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_variable_or_flag_is_named() -> None:
 
 
 def test_without_its_packages_the_server_says_how_to_get_them() -> None:
-    program = "import sys; sys.modules['litestar'] = None; sys.argv[1:] = ['serve']; from dayfly.cli import main; main()"
+    program = "import sys; sys.modules['litestar'] = None; sys.argv[1:] = ['serve']; from dayfly._cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "dayfly: the server needs litestar, which is not installed: pip install 'dayfly[server]'\n"

@@ -28,9 +28,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from .errors import ProtocolViolation
-from .frames import FrameDecoder, frame
-from .messages import (
+from ._errors import ProtocolViolation
+from ._frames import FrameDecoder, frame
+from ._messages import (
     FRAME_SIZE,
     MAX_SKIPPED,
     OUTPUT_SIZE,

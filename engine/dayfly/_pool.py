@@ -16,8 +16,8 @@ from typing import Generic, Protocol, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from .errors import DayflyError, PoolClosed, PoolTimeout
-from .ledger import Ledger, State, Ticket
+from ._errors import DayflyError, PoolClosed, PoolTimeout
+from ._ledger import Ledger, State, Ticket
 
 log = logging.getLogger("dayfly.pool")
 

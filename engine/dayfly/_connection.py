@@ -24,9 +24,9 @@ import httpcore
 import httpx
 import msgspec
 
-from .endpoint import Endpoint
-from .errors import EngineError, EngineRefused, EngineUnreachable
-from .forks import hold, let_go, release
+from ._endpoint import Endpoint
+from ._errors import EngineError, EngineRefused, EngineUnreachable
+from ._forks import hold, let_go, release
 
 MAX_ANSWER = 64_000_000
 """Bytes of one answer; a list of ten thousand containers is a tenth of that."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .messages import Display, Exit, File, Message, Output, Skipped, Started, Why
+from ._messages import Display, Exit, File, Message, Output, Skipped, Started, Why
 
 Stream = Literal["stdout", "stderr"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from dayfly.endpoint import Endpoint, resolve
+from dayfly._endpoint import Endpoint, resolve
 
 from .app import application
 from .bodies import BodyMemory

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from .errors import ProtocolViolation
+from ._errors import ProtocolViolation
 
 PROTOCOL = 2
 OUTPUT_SIZE = 65_536

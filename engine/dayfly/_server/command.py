@@ -1,6 +1,6 @@
 """The command line of the server: `dayfly serve`, with a flag for every setting, and `dayfly serve key new`.
 
-The flags are made from the settings themselves, so that no setting can lack one. `dayfly.cli` hands its arguments over when somebody asks
+The flags are made from the settings themselves, so that no setting can lack one. `dayfly._cli` hands its arguments over when somebody asks
 to serve, and not before: a plain run need not load a web framework.
 """
 

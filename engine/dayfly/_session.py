@@ -13,20 +13,20 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import events
-from .errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
-from .events import Ended, Event, Leased
-from .job import Job, RunOptions
-from .limits import integer, number
-from .messages import Request
-from .result import OnOutput, Piece, Result
-from .spec import SHARED_MEMORY, TEMPORARY_DIR, WORKING_DIR
+from . import _events as events
+from ._errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
+from ._events import Ended, Event, Leased
+from ._job import Job, RunOptions
+from ._limits import integer, number
+from ._messages import Request
+from ._result import OnOutput, Piece, Result
+from ._spec import SHARED_MEMORY, TEMPORARY_DIR, WORKING_DIR
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .container import Container
-    from .pool import Lease, Pool
+    from ._container import Container
+    from ._pool import Lease, Pool
 
 log = logging.getLogger("dayfly.session")
 

@@ -12,8 +12,8 @@ from contextlib import aclosing
 
 import msgspec
 
-from .messages import Display, Exit, File, Message, Output, Skipped, Started
-from .result import OnOutput, Outcome, Piece, Recorder, Result
+from ._messages import Display, Exit, File, Message, Output, Skipped, Started
+from ._result import OnOutput, Outcome, Piece, Recorder, Result
 
 
 class Leased(msgspec.Struct, frozen=True):

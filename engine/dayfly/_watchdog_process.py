@@ -38,7 +38,7 @@ def main() -> None:
 
         instance, endpoint, path = json.loads(instructions)
         sys.path[:] = path
-        from dayfly import watchdog_process
+        from dayfly import _watchdog_process as watchdog_process
 
         watchdog_process.remove_all(instance, endpoint)
 
@@ -50,10 +50,10 @@ def remove_all(instance: str, endpoint: object) -> None:
     import anyio
     import msgspec
 
-    from .endpoint import Endpoint
-    from .engine_api import EngineAPI
-    from .errors import EngineError
-    from .orphans import LABEL
+    from ._endpoint import Endpoint
+    from ._engine_api import EngineAPI
+    from ._errors import EngineError
+    from ._orphans import LABEL
 
     where = msgspec.convert(endpoint, Endpoint)
 

@@ -18,11 +18,11 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from .endpoint import Endpoint, resolve
-from .errors import EngineError, EngineRefused, EngineUnreachable, ImageMissing
+from ._endpoint import Endpoint, resolve
+from ._errors import EngineError, EngineRefused, EngineUnreachable, ImageMissing
 
 if TYPE_CHECKING:
-    from .connection import AttachedStream, Connection
+    from ._connection import AttachedStream, Connection
 
 OLDEST_API = (1, 41)
 """Docker 20.10: the first with private cgroup namespaces as a create option on both cgroup versions."""
@@ -59,9 +59,9 @@ class EngineAPI:
     async def __aenter__(self) -> EngineAPI:
         try:
             # It brings httpx, half of what `import dayfly` would cost. In a thread, once: the event loop goes on.
-            if (name := f"{__package__}.connection") not in sys.modules:
+            if (name := f"{__package__}._connection") not in sys.modules:
                 await anyio.to_thread.run_sync(importlib.import_module, name)
-            from .connection import Connection  # noqa: PLC0415
+            from ._connection import Connection  # noqa: PLC0415
         except OSError as error:
             raise EngineUnreachable(
                 f"what speaks to the engine cannot be loaded: {error}: raise the limit on open files (descriptors)", sent=False

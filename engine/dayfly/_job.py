@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .limits import Limits, number
-from .messages import MAX_FILES, MAX_PATTERNS, PATH_BYTES, RUN_SIZE, Request, Run, encode, path_problem
+from ._limits import Limits, number
+from ._messages import MAX_FILES, MAX_PATTERNS, PATH_BYTES, RUN_SIZE, Request, Run, encode, path_problem
 
 if TYPE_CHECKING:
     from typing import Unpack  # from 3.11 on; no run-time code reads the annotation

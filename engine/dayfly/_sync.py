@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from .errors import PoolClosed
-from .events import Event, Fold
-from .job import Job, RunOptions
-from .result import OnOutput, Piece, Result
-from .sandbox import AsyncSandbox, SandboxOptions
-from .session import AsyncSession
-from .stats import Stats
+from ._errors import PoolClosed
+from ._events import Event, Fold
+from ._job import Job, RunOptions
+from ._result import OnOutput, Piece, Result
+from ._sandbox import AsyncSandbox, SandboxOptions
+from ._session import AsyncSession
+from ._stats import Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

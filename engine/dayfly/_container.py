@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 
-from . import spec
-from .cleaner import Cleaner
-from .deadline import Deadline
-from .dialogue import Dialogue, State
-from .engine_api import EngineAPI
-from .errors import (
+from . import _spec as spec
+from ._cleaner import Cleaner
+from ._deadline import Deadline
+from ._dialogue import Dialogue, State
+from ._engine_api import EngineAPI
+from ._errors import (
     ContainerLost,
     DayflyError,
     EngineError,
@@ -38,16 +38,16 @@ from .errors import (
     RunnerMisbehaved,
     StartFailed,
 )
-from .events import Ended, Event
-from .ledger import Ledger
-from .messages import Error, Exit, Next, Ready, Request, RunnerFrame, Spent, Started, Want
-from .result import Outcome, verdict
-from .stdcopy import STDERR, StreamDecoder
+from ._events import Ended, Event
+from ._ledger import Ledger
+from ._messages import Error, Exit, Next, Ready, Request, RunnerFrame, Spent, Started, Want
+from ._result import Outcome, verdict
+from ._stdcopy import STDERR, StreamDecoder
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from .connection import AttachedStream
+    from ._connection import AttachedStream
 
 log = logging.getLogger("dayfly.container")
 

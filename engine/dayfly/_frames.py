@@ -7,7 +7,7 @@ The contract is conformance/PROTOCOL.md, section "Frame".
 
 from __future__ import annotations
 
-from .errors import ProtocolViolation
+from ._errors import ProtocolViolation
 
 PREFIX = 4
 

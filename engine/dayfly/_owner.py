@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from .errors import DayflyError
+from ._errors import DayflyError
 
 log = logging.getLogger("dayfly.owner")
 

@@ -36,15 +36,15 @@ except ModuleNotFoundError as missing:
 import anyio
 import msgspec
 
-from . import orphans
+from . import _orphans as orphans
+from ._engine_api import EngineAPI
+from ._errors import DayflyError
+from ._job import UNSET, Job
+from ._limits import MAX_RUN_BYTES, Limits
+from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
+from ._result import Outcome, Piece, Result
+from ._sync import Sandbox
 from ._version import __version__
-from .engine_api import EngineAPI
-from .errors import DayflyError
-from .job import UNSET, Job
-from .limits import MAX_RUN_BYTES, Limits
-from .names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
-from .result import Outcome, Piece, Result
-from .sync import Sandbox
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -277,7 +277,7 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
 )
 def serve(context: typer.Context) -> None:
     """Serve runs over HTTP: an API with keys and limits, and a page to try it. Its own --help says more."""
-    from .server import command
+    from ._server import command
 
     command.main(context.args)
 
@@ -293,7 +293,7 @@ def doctor(
     """Show what this host enforces and what it does not. The exit code is 1 if there is a failure."""
     from rich.text import Text
 
-    from .doctor import consult
+    from ._doctor import consult
 
     colours = {"ok": "green", "warning": "yellow", "failure": "bold red"}
     with _told(1):
@@ -353,7 +353,7 @@ def image_build(
     """Build the image that containers are made of. What it does goes to stderr, the image's id to stdout."""
     from rich.console import Console
 
-    from .image import build
+    from ._image import build
 
     async def work() -> str:
         console = Console(stderr=True)
@@ -378,7 +378,7 @@ def image_build(
 @images.command("ls")
 def image_ls(*, docker_host: DockerHost = None, as_json: AsJson = False) -> None:
     """List the runner images that the engine has, newest first."""
-    from .image import Image, ls
+    from ._image import Image, ls
 
     async def work() -> list[Image]:
         async with EngineAPI(docker_host) as engine:

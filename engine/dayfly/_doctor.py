@@ -22,11 +22,11 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
-from .engine_api import OLDEST_API, EngineAPI
-from .errors import DayflyError, ImageMissing
-from .messages import PROTOCOL
-from .names import DEFAULT_IMAGE, PROTOCOL_LABEL
-from .requirements import REQUIREMENTS, security_options
+from ._engine_api import OLDEST_API, EngineAPI
+from ._errors import DayflyError, ImageMissing
+from ._messages import PROTOCOL
+from ._names import DEFAULT_IMAGE, PROTOCOL_LABEL
+from ._requirements import REQUIREMENTS, security_options
 
 Level = Literal["ok", "warning", "failure"]
 

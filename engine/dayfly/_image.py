@@ -34,13 +34,14 @@ import anyio
 import anyio.abc
 import msgspec
 
-from . import seccomp, spec
+from . import _seccomp as seccomp
+from . import _spec as spec
+from ._engine_api import EngineAPI
+from ._errors import DayflyError, EngineError, EngineRefused, ImageMissing
+from ._messages import PROTOCOL
+from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2, PROTOCOL_LABEL
+from ._stdcopy import STDOUT, StreamDecoder
 from ._version import __version__
-from .engine_api import EngineAPI
-from .errors import DayflyError, EngineError, EngineRefused, ImageMissing
-from .messages import PROTOCOL
-from .names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2, PROTOCOL_LABEL
-from .stdcopy import STDOUT, StreamDecoder
 
 log = logging.getLogger("dayfly")
 

@@ -20,24 +20,27 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import anyio
 
-from . import events, orphans, requirements, spec
-from .cleaner import Cleaner
-from .container import Container
-from .endpoint import Endpoint
-from .engine_api import EngineAPI
-from .errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxError, StartFailed
-from .events import Ended, Event, Leased
-from .job import Job, RunOptions, as_job, check_timeout, request
-from .ledger import Ledger, State
-from .limits import Limits, integer, number
-from .messages import MAX_MODULES, MODULE_LENGTH, PROTOCOL, Request
-from .names import DEFAULT_IMAGE, PROTOCOL_LABEL
-from .owner import OwnerTask
-from .pool import Pool
-from .result import OnOutput, Piece, Result
-from .session import AsyncSession
-from .stats import Stats
-from .watchdog import Watchdog
+from . import _events as events
+from . import _orphans as orphans
+from . import _requirements as requirements
+from . import _spec as spec
+from ._cleaner import Cleaner
+from ._container import Container
+from ._endpoint import Endpoint
+from ._engine_api import EngineAPI
+from ._errors import DayflyError, EngineError, ImageMissing, PoolClosed, SandboxError, StartFailed
+from ._events import Ended, Event, Leased
+from ._job import Job, RunOptions, as_job, check_timeout, request
+from ._ledger import Ledger, State
+from ._limits import Limits, integer, number
+from ._messages import MAX_MODULES, MODULE_LENGTH, PROTOCOL, Request
+from ._names import DEFAULT_IMAGE, PROTOCOL_LABEL
+from ._owner import OwnerTask
+from ._pool import Pool
+from ._result import OnOutput, Piece, Result
+from ._session import AsyncSession
+from ._stats import Stats
+from ._watchdog import Watchdog
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .errors import ProtocolViolation
+from ._errors import ProtocolViolation
 
 STDOUT = 1
 STDERR = 2

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from . import seccomp
-from .limits import Limits, integer
+from . import _seccomp as seccomp
+from ._limits import Limits, integer
 
 ENTRYPOINT = ("python3", "-u", "-X", "dayfly_runner", "main.py")
 """Becomes the runner while `site` is imported, see `runner_stdio`; the name of the file is the program's, later."""

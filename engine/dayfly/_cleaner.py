@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import anyio
 
-from .engine_api import EngineAPI
-from .errors import EngineError
-from .ledger import Ledger, State
-from .orphans import LABEL
+from ._engine_api import EngineAPI
+from ._errors import EngineError
+from ._ledger import Ledger, State
+from ._orphans import LABEL
 
 log = logging.getLogger("dayfly.cleaner")
 

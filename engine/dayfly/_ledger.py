@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .errors import PoolClosed, PoolFull
+from ._errors import PoolClosed, PoolFull
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 2.0

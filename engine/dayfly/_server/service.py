@@ -29,8 +29,8 @@ from dayfly import (
     Result,
     Stats,
 )
-from dayfly.endpoint import Endpoint
-from dayfly.engine_api import EngineAPI
+from dayfly._endpoint import Endpoint
+from dayfly._engine_api import EngineAPI
 
 from .config import Config
 from .metrics import Metrics

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ._engine_api import EngineAPI
+from ._errors import EngineError, ImageMissing
+from ._names import PROTOCOL_LABEL
 from ._version import __version__
-from .engine_api import EngineAPI
-from .errors import EngineError, ImageMissing
-from .names import PROTOCOL_LABEL
 
 log = logging.getLogger("dayfly.orphans")
 

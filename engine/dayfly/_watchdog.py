@@ -17,9 +17,9 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from . import watchdog_process
-from .endpoint import Endpoint
-from .forks import hold, let_go, release
+from . import _watchdog_process as watchdog_process
+from ._endpoint import Endpoint
+from ._forks import hold, let_go, release
 
 log = logging.getLogger("dayfly.watchdog")
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from dayfly import AsyncSandbox, Limits, __version__
-from dayfly.endpoint import Endpoint
+from dayfly._endpoint import Endpoint
 
 ENVIRONMENT = "DAYFLY_SERVE_"
 LIMITS = "limits_"
