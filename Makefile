@@ -10,9 +10,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD = $(BIN)/dayfly image build
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench
+.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench dist
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -43,7 +44,7 @@ attacks-kernel: setup
 
 fuzz: $(VENV)/installed
 	@DAYFLY_TEST_EXAMPLES=search $(BIN)/pytest tests/pure tests/runner/test_codec.py
-	@$(BIN)/pip install --quiet --disable-pip-version-check atheris
+	@$(PIP) atheris
 	@for target in host stdcopy runner; do \
 		$(BIN)/python tests/fuzz/codecs.py $$target build/fuzz/$$target -max_total_time=$(or $(SECONDS),60) || exit 1; done
 
@@ -56,7 +57,8 @@ setup:
 $(VENV)/installed: pyproject.toml engine/dayfly/_version.py
 	$(say) "virtual environment and package, in $(VENV)"
 	@python3 -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,dev]'
+	@$(PIP) --upgrade 'pip>=25.1' # knows dependency groups
+	@$(PIP) --editable '.[otel,server]' --group dev
 	@touch $@
 
 # CPython's own test modules, in a plain container and in dayfly: lists each test that differs. About half an hour;
@@ -70,7 +72,7 @@ bench: setup $(VENV)/bench
 	@$(BIN)/python -m benchmarks
 
 $(VENV)/bench: pyproject.toml
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(PIP) --group bench
 	@touch $@
 
 # The documented behaviour, judged from outside: conformance/README.md. RUNTIME=crun and DOCKER_HOST choose what is judged.
@@ -94,8 +96,16 @@ conformance-vm: setup $(VENV)/conformance
 	@$(BIN)/python -m conformance.engines.vm
 
 $(VENV)/conformance: pyproject.toml
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[conformance]'
+	@$(PIP) --group conformance
 	@touch $@
+
+# The sdist and the wheel, checked as a package index checks them, and each installed into a clean environment.
+dist: $(VENV)/installed
+	@$(PIP) --group release
+	@rm -rf dist
+	@$(BIN)/python -m build --quiet
+	@$(BIN)/twine check --strict dist/*
+	@tools/dist-check dist
 
 # Images stay: another checkout may use them. `docker image rm` removes them, `dayfly clean` leftover containers.
 clean:

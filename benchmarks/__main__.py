@@ -120,7 +120,7 @@ def main() -> None:
     if importlib.util.find_spec("matplotlib"):
         report.plots(found, options.out)
     else:
-        say("no plots: matplotlib is not installed (pip install '.[bench]')")
+        say("no plots: matplotlib is not installed (pip install --group bench)")
     print(text)
 
 

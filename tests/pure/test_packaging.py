@@ -72,5 +72,37 @@ def test_dependencies_have_lower_bounds_and_the_command_exists(wheel: zipfile.Zi
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
 
 
+def test_the_readme_of_the_wheel_has_absolute_links(wheel: zipfile.ZipFile) -> None:
+    metadata = email.message_from_bytes(wheel.read(f"dayfly-{dayfly.__version__}.dist-info/METADATA"))
+    readme = str(metadata.get_payload())
+    assert "](https://raw.githubusercontent.com/" in readme
+    links = re.findall(r"\]\(([^)]*)\)", readme)
+    assert len(links) > 5
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+def test_the_wheel_has_no_extra_for_developers(wheel: zipfile.ZipFile) -> None:
+    metadata = email.message_from_bytes(wheel.read(f"dayfly-{dayfly.__version__}.dist-info/METADATA"))
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cli", "otel", "server"}
+
+
+def test_the_runner_in_the_wheel_has_these_files(wheel: zipfile.ZipFile) -> None:
+    files = {name for name in wheel.namelist() if name.startswith("dayfly_runner/")}
+    assert files == {
+        f"dayfly_runner/{name}"
+        for name in (
+            "__init__.py",
+            "_cgroup.py",
+            "_child.py",
+            "_files.py",
+            "_frames.py",
+            "_parent.py",
+            "_session.py",
+            "site/sandbox.py",
+            "site/zz_dayfly_runner.pth",
+        )
+    }
+
+
 def test_the_runner_says_the_same_version() -> None:
     assert f'\nVERSION = "{dayfly.__version__}"\n' in (ROOT / "runner_stdio" / "dayfly_runner" / "__init__.py").read_text()
