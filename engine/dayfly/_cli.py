@@ -277,8 +277,12 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
 )
 def serve(context: typer.Context) -> None:
     """Serve runs over HTTP: an API with keys and limits, and a page to try it. Its own --help says more."""
-    from ._server import command
-
+    try:
+        from ._server import command
+    except ModuleNotFoundError as missing:
+        if missing.name != "click":
+            raise
+        sys.exit("dayfly: the server needs click, which is not installed: pip install 'dayfly[server]'")
     command.main(context.args)
 
 

@@ -61,11 +61,12 @@ def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file(tmp_path
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("port = 99999", "port: Expected `int` <= 65535"),
+        ("port = 99999", "port: Expected `int` <= 65535; given: 99999"),
+        ("port = true", "port: Expected `int`, got `bool`; given: True"),
         ('port = "80"', "port: Expected `int`, got `str`"),
-        ("prot = 80", "no setting 'prot'"),
-        ("[limits]\nstdout_bites = 1", "no setting 'limits_stdout_bites'"),
-        ("limits_pids = 20", "no setting 'limits_pids'"),
+        ("prot = 80", "prot: there is no such setting"),
+        ("[limits]\nstdout_bites = 1", "limits_stdout_bites: there is no such setting"),
+        ("limits_pids = 20", "[limits_pids]: there is no such setting"),
         ("[limits]\npids = 1", "pids must be from 8"),
         ("limits = 4", "limits is a table"),
         ("port = ", "Invalid"),
@@ -102,7 +103,8 @@ def test_the_command_refuses_in_one_line_before_anything_is_done(tmp_path: Path,
 
 def test_a_wrong_variable_or_flag_is_named() -> None:
     for environment, flags, told in (
-        ({"DAYFLY_SERVE_PORT": "no"}, {}, "DAYFLY_SERVE_PORT: Expected `int`"),
+        ({"DAYFLY_SERVE_PORT": "no"}, {}, "DAYFLY_SERVE_PORT: Expected `int`, got `str`; given: 'no'"),
+        ({}, {"port": "99999"}, "--port: Expected `int` <= 65535; given: '99999'"),
         ({"DAYFLY_SERVE_PROT": "1"}, {}, "DAYFLY_SERVE_PROT: there is no such setting"),
         ({}, {"rate_per_minute": "-1"}, "--rate-per-minute: Expected `float` >= 0"),
     ):
@@ -111,11 +113,20 @@ def test_a_wrong_variable_or_flag_is_named() -> None:
         assert told in str(caught.value)
 
 
-def test_without_its_packages_the_server_says_how_to_get_them() -> None:
-    program = "import sys; sys.modules['litestar'] = None; sys.argv[1:] = ['serve']; from dayfly._cli import main; main()"
+def test_a_refused_key_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "dayfly.toml"
+    file.write_text(f'keys = "alice={keys.new()}"')
+    with pytest.raises(ConfigError) as caught:
+        load(str(file), {}, {})
+    assert str(caught.value) == f"{file}: keys: Expected `array`, got `str`"
+
+
+@pytest.mark.parametrize("package", ["click", "litestar"])
+def test_without_its_packages_the_server_says_how_to_get_them(package: str) -> None:
+    program = f"import sys; sys.modules['{package}'] = None; sys.argv[1:] = ['serve']; from dayfly._cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "dayfly: the server needs litestar, which is not installed: pip install 'dayfly[server]'\n"
+    assert done.stderr == f"dayfly: the server needs {package}, which is not installed: pip install 'dayfly[server]'\n"
 
 
 def test_a_right_configuration_is_shown_without_the_hashes_of_keys() -> None:

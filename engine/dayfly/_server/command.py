@@ -6,15 +6,14 @@ to serve, and not before: a plain run need not load a web framework.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import msgspec
-import typer
 
 from . import keys
 from .config import ConfigError, Setting, load, settings
@@ -22,22 +21,28 @@ from .config import ConfigError, Setting, load, settings
 WRONG = 2
 """The exit code for a configuration that cannot be used."""
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-key_commands = typer.Typer(no_args_is_help=True, help="API keys.")
-app.add_typer(key_commands, name="key")
-
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command. It ends the process."""
     app(list(arguments), prog_name="dayfly serve")
 
 
-def _serve(context: typer.Context, config: str | None, check_config: bool, **given: Any) -> None:
+def _option(setting: Setting) -> click.Option:
+    if isinstance(setting.default, bool):
+        return click.Option([f"{setting.flag}/--no-{setting.flag[2:]}"], default=None, help=setting.help)
+    default = "" if setting.default is None or setting.default == [] else f" Default: {setting.default}."
+    return click.Option([setting.flag], metavar="VALUE", help=setting.help + default)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    params=[_option(setting) for setting in settings()],
+)
+@click.option("--config", metavar="FILE", envvar="DAYFLY_CONFIG", help="A TOML file with settings.")
+@click.option("--check-config", is_flag=True, help="Check every setting, print them as JSON, and exit.")
+@click.pass_context
+def app(context: click.Context, /, config: str | None, check_config: bool, **given: Any) -> None:
     """Serve runs over HTTP, with keys, limits and metrics.
 
     Every option can also be set in the file (`port = 8000`; limits in the table `limits`), and in the environment (DAYFLY_SERVE_PORT). A
@@ -57,56 +62,24 @@ def _serve(context: typer.Context, config: str | None, check_config: bool, **giv
         else:
             process.serve(loaded)
     except ConfigError as error:
-        sys.stderr.write(f"dayfly: {error}\n")
-        raise typer.Exit(WRONG) from None
+        sys.exit(_refused(error))
 
 
-def _option(setting: Setting) -> inspect.Parameter:
-    switch = isinstance(setting.default, bool)
-    default = "" if setting.default is None or setting.default == [] or switch else f" Default: {setting.default}."
-    panel = "Limits of a program" if setting.name.startswith("limits_") else "Settings"
-    names = [f"{setting.flag}/--no-{setting.flag[2:]}"] if switch else [setting.flag]
-    option = typer.Option(
-        *names, help=setting.help + default, show_default=False, rich_help_panel=panel, metavar=None if switch else "VALUE"
-    )
-    return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[bool | None if switch else str | None, option]
-    )
+def _refused(error: Exception) -> int:
+    sys.stderr.write(f"dayfly: {error}\n")
+    return WRONG
 
 
-def _with_flags() -> None:
-    """Give `_serve` one parameter for each setting, where Typer looks for them."""
-    context, config, check_config, _ = inspect.signature(_serve).parameters.values()
-    own = [
-        context.replace(annotation=typer.Context),
-        config.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                str | None, typer.Option(metavar="FILE", help="A TOML file with settings.", envvar="DAYFLY_CONFIG", show_default=False)
-            ],
-        ),
-        check_config.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, typer.Option("--check-config", help="Check every setting, print them as JSON, and exit.")],
-        ),
-    ]
-    parameters = own + [_option(setting) for setting in settings()]
-    _serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    _serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-
-
-_with_flags()
-app.callback()(_serve)
+@app.group("key")
+def key_commands() -> None:
+    """API keys."""
 
 
 @key_commands.command("new")
-def key_new(
-    name: Annotated[str, typer.Argument(help="Whose key it is; it appears in logs and metrics.")],
-    file: Annotated[str | None, typer.Option(metavar="FILE", help="Add its hash to this file of keys.", show_default=False)] = None,
-) -> None:
-    """Make a key, and print it, this once: only its hash is kept.
+@click.argument("name")
+@click.option("--file", metavar="FILE", help="Add its hash to this file of keys.")
+def key_new(name: str, file: str | None) -> None:
+    """Make a key for NAME, which appears in logs and metrics, and print it, this once: only its hash is kept.
 
     Without --file, the line for a file of keys (or for DAYFLY_SERVE_KEYS) goes to stderr.
     """
@@ -116,8 +89,7 @@ def key_new(
         if file is not None:
             keys.append(file, entry)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"dayfly: {error}\n")
-        raise typer.Exit(WRONG) from None
+        sys.exit(_refused(error))
     if file is None:
         sys.stderr.write(f"dayfly: the line to keep is\n{entry}\n")
     else:

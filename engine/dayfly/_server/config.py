@@ -168,6 +168,19 @@ class Setting(msgspec.Struct, frozen=True):
         """`DAYFLY_SERVE_PORT`."""
         return ENVIRONMENT + self.name.upper()
 
+    def convert(self, value: Any, origin: str, *, text: bool) -> Any:
+        """Return the checked value. ConfigError names `origin` and the value.
+
+        text: the value comes from a variable or a flag, where everything is text and a list is comma-separated.
+        """
+        if text and isinstance(value, str) and list[str] in (self.type, *get_args(self.type)):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        try:
+            return msgspec.convert(value, self.type, strict=not text)
+        except msgspec.ValidationError as error:
+            given = "" if self.name == "keys" else f"; given: {value!r:.80}"  # somebody may have put a key there, not its hash
+            raise ConfigError(f"{origin}: {error}{given}") from None
+
 
 def settings() -> Iterator[Setting]:
     """Every setting, in the order of the value's fields."""
@@ -188,18 +201,18 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
     file: path of a TOML file, or None. flags: what was given on the command line, by flat name.
     """
     known = {setting.name: setting for setting in settings()}
+    given = [] if file is None else [(name, value, f"{file}: {name}", False) for name, value in _table(file)]
+    given += [
+        (variable.removeprefix(ENVIRONMENT).lower(), text, variable, True)
+        for variable, text in environment.items()
+        if variable.startswith(ENVIRONMENT)
+    ]
+    given += [(name, value, known[name].flag, True) for name, value in flags.items()]
     values: dict[str, Any] = {}
-    for name, value in {} if file is None else _flat(file, known):
-        values[name] = _checked(known[name], value, f"{file}: {name}", strict=True)
-    variables = {setting.variable: setting for setting in known.values()}
-    for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT):
-            if variable not in variables:
-                raise ConfigError(f"{variable}: there is no such setting; see `dayfly serve --help`")
-            values[variables[variable].name] = _checked(variables[variable], _parsed(variables[variable], text), variable)
-    for name, given in flags.items():
-        setting = known[name]
-        values[name] = _checked(setting, _parsed(setting, given) if isinstance(given, str) else given, setting.flag)
+    for name, value, origin, text in given:
+        if name not in known:
+            raise ConfigError(f"{origin}: there is no such setting; see `dayfly serve --help`")
+        values[name] = known[name].convert(value, origin, text=text)
     limits = {name.removeprefix(LIMITS): values.pop(name) for name in list(values) if name.startswith(LIMITS)}
     try:
         return Config(**values, limits=Limits(**limits))
@@ -207,32 +220,21 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
         raise ConfigError(str(error)) from None
 
 
-def _flat(file: str, known: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]:
+def _table(file: str) -> Iterator[tuple[str, Any]]:
+    """Yield what the file says, by flat name; in the file, a limit stands in the table `limits` and nowhere else."""
     try:
         table = msgspec.toml.decode(Path(file).read_bytes())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    except ValueError as error:  # no TOML, or no UTF-8
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{file}: {error}") from None
     limits = table.pop("limits", {})
     if not isinstance(limits, dict):
         raise ConfigError(f"{file}: limits is a table: [limits]")
-    for name, value in (*table.items(), *((LIMITS + name, value) for name, value in limits.items())):
-        if name not in known or (name.startswith(LIMITS) and name in table):
-            raise ConfigError(f"{file}: there is no setting {name!r}; see `dayfly serve --help`")
-        yield name, value
-
-
-def _parsed(setting: Setting, text: str) -> Any:
-    is_list = list[str] in (setting.type, *get_args(setting.type))
-    return [part.strip() for part in text.split(",") if part.strip()] if is_list else text
-
-
-def _checked(setting: Setting, value: Any, origin: str, *, strict: bool = False) -> Any:
-    try:
-        return msgspec.convert(value, setting.type, strict=strict)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {error}") from None
+    for name, value in table.items():
+        yield (f"[{name}]" if name.startswith(LIMITS) else name), value
+    for name, value in limits.items():
+        yield LIMITS + name, value
 
 
 def networks(name: str, texts: list[str]) -> tuple[Network, ...]:
