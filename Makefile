@@ -13,7 +13,7 @@ BUILD = $(BIN)/dayfly image build
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench dist
+.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -98,6 +98,11 @@ conformance-vm: setup $(VENV)/conformance
 $(VENV)/conformance: pyproject.toml
 	@$(PIP) --group conformance
 	@touch $@
+
+# The documentation site, in build/site. A link that leads nowhere is an error.
+docs: $(VENV)/installed
+	@$(PIP) --group docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The sdist and the wheel, checked as a package index checks them, and each installed into a clean environment.
 dist: $(VENV)/installed

@@ -1,0 +1,30 @@
+"""What a check can hold of the project's language: lengths of lines and names, and a few words that have better ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    ["README.md", "CONTRIBUTING.md", "engine/ARCHITECTURE.md", *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
+)
+COLUMNS = 100
+"""Of a line of prose. Tables, code and lines with an address may be longer."""
+
+
+def prose(text: str) -> list[str]:
+    """Return the lines that are neither code nor part of a table nor hold an address."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in text.splitlines() if not line.startswith("|") and "](" not in line and "://" not in line]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_wraps(page: str) -> None:
+    assert [line for line in prose((ROOT / page).read_text()) if len(line) > COLUMNS] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
