@@ -10,6 +10,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from dayfly._server.config import settings
+
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/dayfly/dayfly/blob/main/"
 PAGES = (
@@ -29,6 +31,7 @@ def on_files(files: Files, *, config: Any) -> Files:
         text = (ROOT / page).read_text()
         files.append(File.generated(config, page, content=_with_links(text, ROOT / page)))
     files.append(File.generated(config, "reference/command.md", content=_command()))
+    files.append(File.generated(config, "reference/settings.md", content=_settings()))
     for image in (ROOT / "benchmarks" / "results").glob("*.png"):
         files.append(File.generated(config, f"benchmarks/results/{image.name}", abs_src_path=str(image)))
     return files
@@ -55,5 +58,23 @@ def _with_links(text: str, page: Path) -> str:
 
 def _command() -> str:
     """Return the reference of `dayfly`, as Typer makes it from the command itself."""
-    command = [sys.executable, "-m", "typer", "dayfly._cli", "utils", "docs", "--name", "dayfly", "--title", "Command and settings"]
+    command = [sys.executable, "-m", "typer", "dayfly._cli", "utils", "docs", "--name", "dayfly", "--title", "Command"]
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout  # noqa: S603 - a fixed command
+
+
+def _settings() -> str:
+    """Return the table of the server's settings, made from their definition."""
+    rows = "".join(
+        f"| `{setting.name.replace('limits_', 'limits.', 1)}` | {setting.help} "
+        f"| {'' if setting.default in (None, [], '') else f'`{setting.default}`'} |\n"
+        for setting in settings()
+    )
+    return f"""# Settings of the server
+
+A setting `name` is the flag `--name` of `dayfly serve`, with `-` for `_`; the variable
+`DAYFLY_SERVE_NAME`; and the line `name = …` of the file of `--config`. The limits of programs are in
+the table `[limits]` of the file; their flags begin with `--limits-`.
+
+| name | what it sets | default |
+|---|---|---|
+{rows}"""

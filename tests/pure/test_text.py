@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import dayfly
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     ["README.md", "CONTRIBUTING.md", "engine/ARCHITECTURE.md", *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
@@ -24,6 +26,11 @@ def prose(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_prose_wraps(page: str) -> None:
     assert [line for line in prose((ROOT / page).read_text()) if len(line) > COLUMNS] == []
+
+
+def test_the_reference_has_every_public_name() -> None:
+    listed = re.findall(r"^        - (\w+)$", (ROOT / "docs" / "reference" / "python.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in dayfly.__all__ if name != "__version__")
 
 
 def test_the_readme_is_short() -> None:
