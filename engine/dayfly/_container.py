@@ -38,9 +38,11 @@ from ._errors import (
     RunnerMisbehaved,
     StartFailed,
 )
-from ._events import Ended, Event
+from ._events import Ended
+from ._execution import Execution
 from ._ledger import Ledger
 from ._messages import Error, Exit, Next, Ready, Request, RunnerFrame, Spent, Started, Want
+from ._post_mortem import post_mortem
 from ._result import Outcome, verdict
 from ._stdcopy import STDERR, StreamDecoder
 
@@ -67,48 +69,8 @@ CLEAN_WITHIN = 10.0
 processor time is used up may take longer."""
 LINGER = 1.0
 """Seconds from `exit` to the end of the stream, before the container is removed by force."""
-POST_MORTEM = 5.0
-"""Seconds that the engine has to say what a container died of. It takes milliseconds, if it is not busy."""
-OOM_DELAY = 0.5
-"""Seconds to wait for the `oom` event after `die`; it arrives separately."""
 STDERR_KEPT = 2_000
 UID_TRIES = 50
-
-
-class Execution:
-    """One run in progress: an async iterator of events, filled by the container's own task.
-
-    It raises the error of the container, if there is one, in place of `Ended`. What waits in it is
-    bounded by the run's limits on output and messages.
-    """
-
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
-        self._error: Exception | None = None
-        self.over = False
-        self._wake = anyio.Event()
-
-    def put(self, event: Event) -> None:
-        """Add an event."""
-        self._events.append(event)
-        self._wake.set()
-
-    def finish(self, error: Exception | None = None) -> None:
-        """Add no more. The first call counts."""
-        if not self.over:
-            self.over, self._error = True, error
-            self._wake.set()
-
-    def __aiter__(self) -> Execution:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._events:
-            if self.over:
-                raise self._error or StopAsyncIteration
-            self._wake = anyio.Event()
-            await self._wake.wait()
-        return self._events.popleft()
 
 
 class Container:
@@ -501,36 +463,15 @@ class Container:
         return await self._post_mortem()
 
     async def _post_mortem(self) -> Ended:
-        """Ask the engine's events what became of the container."""
-        happened: set[str] = set()
-        code = ""
-        known = False
-        with anyio.move_on_after(POST_MORTEM) as scope:
-            while not known and not self._ending:
-                try:
-                    async with self._engine.events(self.id) as events:
-                        async for event in events:
-                            action = str(event.get("Action", event.get("status")))
-                            happened.add(action)
-                            if action == "die":
-                                if not code:
-                                    scope.deadline = min(scope.deadline, anyio.current_time() + OOM_DELAY)
-                                code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode"))
-                            # Of a SIGKILL, whose it was is told by another event.
-                            known = bool(code) and (code != "137" or not happened.isdisjoint({"oom", "kill"}))
-                            if known:
-                                break
-                except EngineError:
-                    break
-                if not known:
-                    await anyio.sleep(0.02)  # the engine ended its answer: ask again
+        """Ask the engine what became of the container, and say what that means for the run."""
+        death = await post_mortem(self._engine, self.id, abandoned=lambda: self._ending)
         if self._started_at is None:
-            why = "of an OOM kill " if "oom" in happened else ""
+            why = "of an OOM kill " if death.oom else ""
             raise ContainerLost(f"the runner died {why}before the program began{self._said()}", delivered=self._delivered())
-        if "oom" in happened and "kill" not in happened and code == "137":
+        if death.oom and not death.killed and death.code == "137":
             # The kernel had nothing left to kill but the runner: the program had filled tmpfs, say.
             return Ended(None, Outcome.OUT_OF_MEMORY, (time.monotonic() - self._started_at) * 1_000)
-        why = "killed or removed from outside" if "kill" in happened else f"dead with exit status {code}" if code else "gone"
+        why = "killed or removed from outside" if death.killed else f"dead with exit status {death.code}" if death.code else "gone"
         raise ContainerLost(f"the container is {why}, in the middle of the run{self._said()}", delivered=True)
 
     # Its end.

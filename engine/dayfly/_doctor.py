@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from ._engine_api import OLDEST_API, EngineAPI
 from ._errors import DayflyError, ImageMissing
 from ._messages import PROTOCOL
 from ._names import DEFAULT_IMAGE, PROTOCOL_LABEL
-from ._requirements import REQUIREMENTS, security_options
+from ._requirements import REQUIREMENTS, Requirement, security_options
 
 Level = Literal["ok", "warning", "failure"]
 
@@ -87,22 +87,240 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     image_missing: bool = False
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checks look at, and what their texts name: `{driver}`."""
+
+    host: HostFacts
+    info: Mapping[str, Any]
+    options: Mapping[str, str]
+    """Of security: `{"seccomp": "profile=default"}`."""
+    engine: str
+    api: tuple[int, ...]
+    podman: bool
+    mode: str
+    members: str
+    cgroup_version: str
+    cgroup_driver: str
+    swap: str
+    modules: str
+    mapping: str
+    runtimes: str
+    wanted: str
+    """The runtime that was asked for, if it is missing."""
+    used: str
+    kernel: str
+    core_pattern: str
+    driver: str
+    root: str
+    free: str
+    image: str
+    protocol: str
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One way for a thing to stand. Of the checks of one name, the first that holds is the finding; without any, there is none."""
+
+    name: str
+    level: Level
+    found: str
+    holds: Callable[[Seen], Any] = bool
+    """`bool` of it is True: the last of its name."""
+    advice: str = ""
+
+
+_BUILD = "Build it: `dayfly image build`."
+_KNOWN_DRIVERS = {"overlay2", "overlayfs", "overlay", "fuse-overlayfs", "btrfs", "zfs"}
+
+
+def _failure(requirement: Requirement) -> Check:
+    """What a sandbox refuses to start without."""
+    found = requirement.missing + ("; the host has {swap}" if requirement.name == "swap" else "")
+    return Check(requirement.name, "failure", found, lambda seen: not requirement.holds(seen.info), requirement.advice)
+
+
+CHECKS = (
+    Check(
+        "engine",
+        "failure",
+        "{engine}: Podman",
+        lambda seen: seen.podman,
+        "Use the Docker Engine: Podman takes neither a seccomp profile as text nor a tmpfs with an owner and an inode limit.",
+    ),
+    Check(
+        "engine",
+        "failure",
+        "{engine}",
+        lambda seen: seen.api < OLDEST_API,
+        f"dayfly needs API {OLDEST_API[0]}.{OLDEST_API[1]}, which Docker 20.10 has; update the engine.",
+    ),
+    Check("engine", "ok", "{engine}"),
+    Check(
+        "socket",
+        "failure",
+        "mode {mode}: every user of this host may use it",
+        lambda seen: (seen.host.socket_mode or 0) & 0o006,
+        "Whoever may use it is root. Run `chmod o-rw` on it.",
+    ),
+    Check("socket", "ok", "mode {mode}", lambda seen: seen.host.socket_mode is not None),
+    Check(
+        "socket group",
+        "warning",
+        "its members: {members}",
+        lambda seen: seen.host.socket_mode is not None and seen.host.docker_group and "rootless" not in seen.options,
+        "Each of them is root on this host. Keep only those who are meant to be; better, let dayfly use a rootless engine.",
+    ),
+    Check(
+        "socket group",
+        "ok",
+        "its members: {members}",
+        lambda seen: seen.host.socket_mode is not None and seen.host.docker_group is not None,
+    ),
+    *map(_failure, REQUIREMENTS),
+    Check(
+        "cgroups",
+        "warning",
+        "version 1, driver {cgroup_driver}",
+        lambda seen: seen.cgroup_version == "1",
+        "Boot with cgroup v2. Version 1 charges what lies in socket buffers to nobody, and runc and systemd are giving it up.",
+    ),
+    Check("cgroups", "ok", "version {cgroup_version}, driver {cgroup_driver}"),
+    Check("swap", "ok", "limited; the host has {swap}"),
+    *(Check(requirement.name, "ok", "enforced") for requirement in REQUIREMENTS),
+    Check("security module", "ok", "{modules}", lambda seen: seen.modules),
+    Check(
+        "security module",
+        "warning",
+        "neither AppArmor nor SELinux",
+        advice="Enable one of them: it is a wall behind seccomp.",
+    ),
+    Check("user namespace", "ok", "{mapping}", lambda seen: seen.mapping),
+    Check(
+        "user namespace",
+        "warning",
+        "the containers share the host's user ids",
+        advice='Set "userns-remap": "default" in the daemon\'s configuration, or run a rootless engine: root is then nobody outside.',
+    ),
+    Check(
+        "live restore",
+        "warning",
+        "on: containers outlive the daemon, and some are then never removed by it (moby #46308)",
+        lambda seen: seen.info.get("LiveRestoreEnabled"),
+        'Set "live-restore": false where only dayfly uses this engine; else `dayfly clean` removes what is left.',
+    ),
+    Check("live restore", "ok", "off"),
+    Check(
+        "runtimes",
+        "failure",
+        "there is no {wanted}: {runtimes}",
+        lambda seen: seen.wanted,
+        'Add it to "runtimes" in the daemon\'s configuration.',
+    ),
+    Check(
+        "runtimes",
+        "warning",
+        "{runtimes}; used is {used}",
+        lambda seen: "crun" not in (seen.info.get("Runtimes") or {}) and "runsc" not in seen.used,
+        'Install crun and use it (`runtime="crun"`): it saves about a fifth of the processor time of each container.',
+    ),
+    Check("runtimes", "ok", "{runtimes}; used is {used}"),
+    Check(
+        "gvisor",
+        "warning",
+        "{used}: a kernel of its own for each container",
+        lambda seen: "runsc" in seen.used,
+        "It is the strongest wall here. But a program can kill its own runner there, and one process out of memory ends all.",
+    ),
+    Check(
+        "kernel",
+        "warning",
+        "{kernel}",
+        lambda seen: _numbers(seen.kernel) < OLDEST_KERNEL,
+        "Every container shares it. Use one that still gets its holes closed.",
+    ),
+    Check("kernel", "ok", "{kernel}"),
+    Check(
+        "core dumps",
+        "warning",
+        "piped to a program of the host: {core_pattern}",
+        lambda seen: seen.core_pattern.startswith("|"),
+        "The kernel does not start it for programs, whose core limit is 1. A plain name in kernel.core_pattern is safer.",
+    ),
+    Check("core dumps", "ok", "core_pattern {core_pattern}", lambda seen: seen.host.core_pattern is not None),
+    Check("storage", "ok", "{driver} in {root}", lambda seen: seen.driver in _KNOWN_DRIVERS),
+    Check(
+        "storage",
+        "warning",
+        "{driver} in {root}: vfs copies the whole image for every container",
+        lambda seen: seen.driver == "vfs",
+        "Use overlay2.",
+    ),
+    Check("storage", "warning", "{driver} in {root}: {driver} is not one that dayfly was tried with", advice="Use overlay2."),
+    Check(
+        "disk",
+        "warning",
+        "{free} bytes free in {root}",
+        lambda seen: seen.host.free_disk_bytes is not None and seen.host.free_disk_bytes < FREE_DISK_BYTES,
+        "Make room: with a full disk no container can be created.",
+    ),
+    Check("disk", "ok", "{free} bytes free in {root}", lambda seen: seen.host.free_disk_bytes is not None),
+    Check("image", "failure", "the engine has no {image}", lambda seen: seen.host.image_missing, _BUILD),
+    Check("image", "failure", "{image} is not a runner image", lambda seen: seen.host.image_protocol == "", _BUILD),
+    Check(
+        "image",
+        "failure",
+        f"{{image}} speaks protocol {{protocol}}; this dayfly needs {PROTOCOL}",
+        lambda seen: seen.host.image_protocol not in (None, str(PROTOCOL)),
+        _BUILD,
+    ),
+    Check("image", "ok", "{image}, protocol {protocol}", lambda seen: seen.host.image_protocol),
+)
+
+
 def judge(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, *, runtime: str | None = None) -> list[Finding]:
     """Turn `GET /version`, `GET /info` and the host's facts into findings, one or more for each thing looked at.
 
     `runtime` is the one that is to be used; None for the engine's default.
     """
+    seen = _seen(version, info, host, runtime)
+    texts = msgspec.structs.asdict(seen)
+    found: dict[str, Finding] = {}
+    for name in dict.fromkeys(check.name for check in CHECKS):
+        for check in CHECKS:
+            if check.name == name and check.holds(seen):
+                found[name] = Finding(name, check.level, check.found.format_map(texts), check.advice)
+                break
+    return [*found.values(), *_versions(version, seen)]
+
+
+def _seen(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, runtime: str | None) -> Seen:
     options = security_options(info)
-    return [
-        *_api(version, host),
-        *_socket(host, options),
-        *_requirements(info, host),
-        *_isolation(info, options),
-        *_runtimes(version, info, host, runtime),
-        *_kernel(info, host),
-        *_storage(info, host),
-        *_image(host),
-    ]
+    spoken = str(version.get("ApiVersion", "none"))
+    names = sorted(info.get("Runtimes") or {})
+    return Seen(
+        host=host,
+        info=info,
+        options=options,
+        engine=f"{version.get('Version', 'unknown version')} at {host.address}, API {spoken}",
+        api=_numbers(spoken),
+        podman=any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or []),
+        mode=f"{host.socket_mode or 0:04o}",
+        members=", ".join(host.docker_group or ()) or "none",
+        cgroup_version=str(info.get("CgroupVersion") or "1"),
+        cgroup_driver=str(info.get("CgroupDriver", "none")),
+        swap="an unknown amount" if host.swap_bytes is None else f"{host.swap_bytes:,} bytes" if host.swap_bytes else "none",
+        modules=", ".join(name for name in ("apparmor", "selinux") if name in options),
+        mapping="rootless" if "rootless" in options else "userns-remap" if "userns" in options else "",
+        runtimes=", ".join(names),
+        wanted=runtime if runtime is not None and runtime not in names else "",
+        used=runtime or str(info.get("DefaultRuntime", "")),
+        kernel=str(info.get("KernelVersion", "")) or "unknown",
+        core_pattern=(host.core_pattern or "")[:80],
+        driver=str(info.get("Driver", "unknown")),
+        root=str(info.get("DockerRootDir", "")),
+        free=f"{host.free_disk_bytes or 0:,}",
+        image=host.image,
+        protocol=host.image_protocol or "",
+    )
 
 
 async def consult(docker_host: str | None = None, *, image: str = DEFAULT_IMAGE, runtime: str | None = None) -> list[Finding]:
@@ -129,233 +347,36 @@ async def examine(engine: EngineAPI, *, image: str = DEFAULT_IMAGE, runtime: str
     return judge(version, info, host, runtime=runtime)
 
 
-# The judgement: one function for each thing looked at.
+# Versions of programs, and their holes.
 
 
-def _api(version: Mapping[str, Any], host: HostFacts) -> list[Finding]:
-    spoken = str(version.get("ApiVersion", "none"))
-    found = f"{version.get('Version', 'unknown version')} at {host.address}, API {spoken}"
-    if any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or []):
-        return [
-            Finding(
-                "engine",
-                "failure",
-                f"{found}: Podman",
-                "Use the Docker Engine: Podman takes neither a seccomp profile as text nor a tmpfs with an owner and an inode limit.",
-            )
-        ]
-    if _numbers(spoken) < OLDEST_API:
-        return [
-            Finding(
-                "engine", "failure", found, f"dayfly needs API {OLDEST_API[0]}.{OLDEST_API[1]}, which Docker 20.10 has; update the engine."
-            )
-        ]
-    return [Finding("engine", "ok", found)]
-
-
-def _socket(host: HostFacts, options: Mapping[str, str]) -> list[Finding]:
-    if host.socket_mode is None:
-        return []
-    found = [Finding("socket", "ok", f"mode {host.socket_mode:04o}")]
-    if host.socket_mode & 0o006:
-        found = [
-            Finding(
-                "socket",
-                "failure",
-                f"mode {host.socket_mode:04o}: every user of this host may use it",
-                "Whoever may use it is root. Run `chmod o-rw` on it.",
-            )
-        ]
-    if host.docker_group and "rootless" not in options:
-        found.append(
-            Finding(
-                "socket group",
-                "warning",
-                f"its members: {', '.join(host.docker_group)}",
-                "Each of them is root on this host. Keep only those who are meant to be; better, let dayfly use a rootless engine.",
-            )
-        )
-    elif host.docker_group is not None:
-        found.append(Finding("socket group", "ok", f"its members: {', '.join(host.docker_group) or 'none'}"))
-    return found
-
-
-def _cgroups(info: Mapping[str, Any]) -> list[Finding]:
-    number, driver = str(info.get("CgroupVersion") or "1"), info.get("CgroupDriver", "none")
-    if number == "1":
-        advice = "Boot with cgroup v2. Version 1 charges what lies in socket buffers to nobody, and runc and systemd are giving it up."
-        return [Finding("cgroups", "warning", f"version 1, driver {driver}", advice)]
-    return [Finding("cgroups", "ok", f"version {number}, driver {driver}")]
-
-
-def _requirements(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
-    """What a sandbox refuses to start without. One that holds is "ok", but where another check has more to say of it."""
-    found = []
-    for requirement in REQUIREMENTS:
-        name, missing = requirement.name, requirement.missing
-        if not requirement.holds(info):
-            if name == "swap":
-                missing += f"; the host has {_amount(host.swap_bytes)}"
-            found.append(Finding(name, "failure", missing, requirement.advice))
-        elif name == "cgroups":
-            found += _cgroups(info)
-        elif name == "swap":
-            found.append(Finding(name, "ok", f"limited; the host has {_amount(host.swap_bytes)}"))
-        else:
-            found.append(Finding(name, "ok", "enforced"))
-    return found
-
-
-def _isolation(info: Mapping[str, Any], options: Mapping[str, str]) -> list[Finding]:
-    found = []
-    modules = [name for name in ("apparmor", "selinux") if name in options]
-    found.append(
-        Finding("security module", "ok", ", ".join(modules))
-        if modules
-        else Finding("security module", "warning", "neither AppArmor nor SELinux", "Enable one of them: it is a wall behind seccomp.")
-    )
-    remapped = [name for name in ("rootless", "userns") if name in options]
-    found.append(
-        Finding("user namespace", "ok", "rootless" if "rootless" in remapped else "userns-remap")
-        if remapped
-        else Finding(
-            "user namespace",
-            "warning",
-            "the containers share the host's user ids",
-            'Set "userns-remap": "default" in the daemon\'s configuration, or run a rootless engine: root inside is then nobody outside.',
-        )
-    )
-    if info.get("LiveRestoreEnabled"):
-        found.append(
-            Finding(
-                "live restore",
-                "warning",
-                "on: containers outlive the daemon, and some are then never removed by it (moby #46308)",
-                'Set "live-restore": false where only dayfly uses this engine; else the reaper cleans up.',
-            )
-        )
-    else:
-        found.append(Finding("live restore", "ok", "off"))
-    return found
-
-
-def _runtimes(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, runtime: str | None) -> list[Finding]:
-    names = sorted(info.get("Runtimes") or {})
-    default = str(info.get("DefaultRuntime", ""))
-    used = runtime or default
-    found = [Finding("runtimes", "ok", f"{', '.join(names)}; used is {used}")]
-    if runtime is not None and runtime not in names:
-        found = [
-            Finding(
-                "runtimes", "failure", f"there is no {runtime}: {', '.join(names)}", 'Add it to "runtimes" in the daemon\'s configuration.'
-            )
-        ]
-    elif "crun" not in names and "runsc" not in used:
-        found = [
-            Finding(
-                "runtimes",
-                "warning",
-                f"{', '.join(names)}; used is {used}",
-                'Install crun and use it (`runtime="crun"`): it saves about a fifth of the processor time of each container.',
-            )
-        ]
-    if "runsc" in used:
-        found.append(
-            Finding(
-                "gvisor",
-                "warning",
-                f"{used}: a kernel of its own for each container",
-                "It is the strongest wall here. But a program can kill its own runner there, and one process out of memory ends all.",
-            )
-        )
-    versions = {name: said for name, said in host.runtime_versions.items() if name in {used, "containerd"}}
+def _versions(version: Mapping[str, Any], seen: Seen) -> list[Finding]:
+    """Judge the runtime that is used, and containerd, by what they say of their versions."""
+    versions = {name: said for name, said in seen.host.runtime_versions.items() if name in {seen.used, "containerd"}}
     for part in version.get("Components") or []:
         name = str(part.get("Name", "")).lower()
-        if name == "containerd" or (name == "runc" and used in {"runc", "io.containerd.runc.v2"}):
+        if name == "containerd" or (name == "runc" and seen.used in {"runc", "io.containerd.runc.v2"}):
             versions.setdefault(name, str(part.get("Version", "")))
-    for name, said in sorted(versions.items()):
-        found += _holes(name, said)
-    return found
+    return [_holes(name, said) for name, said in sorted(versions.items())]
 
 
-def _holes(name: str, said: str) -> list[Finding]:
+def _holes(name: str, said: str) -> Finding:
     """The holes of one program, by what it says of its version."""
     program = next((known for known in KNOWN_HOLES if known in f"{name} {said}"), name)
     number = _numbers(said)
     if not number:
-        return [Finding(f"{program} version", "warning", f"it does not say: {said!r:.80}", "Look whether it is up to date.")]
+        return Finding(f"{program} version", "warning", f"it does not say: {said!r:.80}", "Look whether it is up to date.")
     open_holes = [hole for hole, closed_in in KNOWN_HOLES.get(program, []) if _is_open(number, closed_in)]
     if not open_holes:
-        return [Finding(f"{program} version", "ok", f"{said}; no hole known as of {HOLES_AS_OF}")]
-    return [
-        Finding(
-            f"{program} version",
-            "warning",
-            f"{said}: by its number it has {'; '.join(open_holes)}",
-            "Update it. A distribution may have closed them in this very version: its package's changelog names the CVEs.",
-        )
-    ]
+        return Finding(f"{program} version", "ok", f"{said}; no hole known as of {HOLES_AS_OF}")
+    advice = "Update it. A distribution may have closed them in this very version: its package's changelog names the CVEs."
+    return Finding(f"{program} version", "warning", f"{said}: by its number it has {'; '.join(open_holes)}", advice)
 
 
 def _is_open(number: tuple[int, ...], closed_in: Sequence[tuple[int, ...]]) -> bool:
     """Whether a release still has a hole: it is older than the fix of its own line, or its line is older than all with a fix."""
     own_line = [fix for fix in closed_in if fix[:2] == number[:2]]
     return number < own_line[0] if own_line else number < closed_in[-1]
-
-
-def _kernel(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
-    release = str(info.get("KernelVersion", ""))
-    if _numbers(release) < OLDEST_KERNEL:
-        found = [Finding("kernel", "warning", release or "unknown", "Every container shares it. Use one that still gets its holes closed.")]
-    else:
-        found = [Finding("kernel", "ok", release)]
-    if host.core_pattern is not None:
-        if host.core_pattern.startswith("|"):
-            found.append(
-                Finding(
-                    "core dumps",
-                    "warning",
-                    f"piped to a program of the host: {host.core_pattern:.80}",
-                    "The kernel does not start it for programs, whose core limit is 1. A plain name in kernel.core_pattern is safer.",
-                )
-            )
-        else:
-            found.append(Finding("core dumps", "ok", f"core_pattern {host.core_pattern:.80}"))
-    return found
-
-
-def _amount(swap_bytes: int | None) -> str:
-    return "an unknown amount" if swap_bytes is None else f"{swap_bytes:,} bytes" if swap_bytes else "none"
-
-
-def _storage(info: Mapping[str, Any], host: HostFacts) -> list[Finding]:
-    driver, root = str(info.get("Driver", "unknown")), info.get("DockerRootDir", "")
-    if driver in {"overlay2", "overlayfs", "overlay", "fuse-overlayfs", "btrfs", "zfs"}:
-        found = [Finding("storage", "ok", f"{driver} in {root}")]
-    else:
-        slow = "vfs copies the whole image for every container" if driver == "vfs" else "is not one that dayfly was tried with"
-        found = [Finding("storage", "warning", f"{driver} in {root}: {slow}", "Use overlay2.")]
-    if host.free_disk_bytes is not None:
-        free = f"{host.free_disk_bytes:,} bytes free in {root}"
-        found.append(
-            Finding("disk", "ok", free)
-            if host.free_disk_bytes >= FREE_DISK_BYTES
-            else Finding("disk", "warning", free, "Make room: with a full disk no container can be created.")
-        )
-    return found
-
-
-def _image(host: HostFacts) -> list[Finding]:
-    build = "Build it: `dayfly image build`."
-    if host.image_missing:
-        return [Finding("image", "failure", f"the engine has no {host.image}", build)]
-    if host.image_protocol is None:
-        return []
-    if not host.image_protocol:
-        return [Finding("image", "failure", f"{host.image} is no runner image", build)]
-    if host.image_protocol != str(PROTOCOL):
-        return [Finding("image", "failure", f"{host.image} speaks protocol {host.image_protocol}; this dayfly needs {PROTOCOL}", build)]
-    return [Finding("image", "ok", f"{host.image}, protocol {host.image_protocol}")]
 
 
 def _numbers(text: str) -> tuple[int, ...]:

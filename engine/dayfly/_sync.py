@@ -55,6 +55,9 @@ class Sandbox:
         memory_limit_mb: float = 50,
         **options: Unpack[SandboxOptions],
     ) -> None:
+        for name in options:
+            if name not in SandboxOptions.__annotations__:
+                raise TypeError(f"Sandbox has no argument {name!r}; it may have {', '.join(SandboxOptions.__annotations__)}")
         self._sandbox = AsyncSandbox(pool_size, timeout_ms, memory_limit_mb, **options)
         self._loop: _Loop | None = None
 

@@ -24,6 +24,9 @@ import pytest
 from dayfly import DayflyError, EngineError, ImageMissing, Limits, Sandbox, __version__
 from dayfly import _image as images
 from dayfly._engine_api import EngineAPI
+from dayfly._image import wheels, workbench
+from dayfly._image.answers import last_status
+from dayfly._image.recipe import Facts
 from dayfly._messages import PROTOCOL
 
 DEFAULT = f"dayfly/python:{__version__}"
@@ -291,13 +294,13 @@ async def test_source_is_built_when_it_is_allowed(api: EngineAPI, image: str, ta
 )
 def test_compiled_wheels_need_a_c_library_as_new(monkeypatch: pytest.MonkeyPatch, host: tuple[str, str], inside: str, runs: bool) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: host)
-    facts = images._Facts(version="3.11.2", platform="linux-x86_64", glibc=inside, python2=None)
-    assert images._runs_in_image(facts) is runs
+    facts = Facts(version="3.11.2", platform="linux-x86_64", glibc=inside, python2=None)
+    assert wheels._runs_in_image(facts) is runs
 
 
 async def test_an_engine_that_refuses_an_import_says_why() -> None:
     with pytest.raises(EngineError, match="importing: no space left on device"):
-        images._last_status(b'{"status":"x"}\r\n{"errorDetail":{"message":"..."},"error":"no space left on device"}\r\n', "importing")
+        last_status(b'{"status":"x"}\r\n{"errorDetail":{"message":"..."},"error":"no space left on device"}\r\n', "importing")
 
 
 # Nothing is left, however it ends.
@@ -392,7 +395,7 @@ async def test_only_old_unstarted_workbenches_are_removed(
     await images.build(api, base=DEFAULT, tag=tag)
     # It may be that of a build beside this one, between create and start.
     assert engine.call("GET", f"/containers/{left}/json")[0] == 200
-    monkeypatch.setattr(images, "ABANDONED_AFTER", 0.0)
+    monkeypatch.setattr(workbench, "ABANDONED_AFTER", 0.0)
     await images.build(api, base=DEFAULT, tag=tag, force=True)
     assert engine.call("GET", f"/containers/{left}/json")[0] == 404
 

@@ -27,7 +27,7 @@ LAYERS = [
     ["_sandbox"],
     ["_session"],
     ["_container", "_image", "_pool", "_watchdog"],
-    ["_cleaner", "_watchdog_process"],
+    ["_cleaner", "_execution", "_post_mortem", "_watchdog_process"],
     ["_orphans", "_owner"],
     ["_engine_api"],
     ["_connection"],
@@ -83,7 +83,7 @@ def imports(file: Path, package: str) -> Iterator[Import]:
             elif isinstance(child, ast.ImportFrom):
                 assert child.level < 2, f"{file.name} line {child.lineno}: the package is one folder deep"
                 module = ".".join(filter(None, [package if child.level else "", child.module or ""]))
-                names = [f"{module}.{alias.name}" for alias in child.names] if module == package else [module]
+                names = [f"{module}.{alias.name}" for alias in child.names] if module in (package, "dayfly") else [module]
                 yield from (Import(_shortened(name, package), inside, types) for name in names)
             yield from visit(child, inside, types)
 
@@ -91,8 +91,10 @@ def imports(file: Path, package: str) -> Iterator[Import]:
 
 
 def _shortened(name: str, package: str) -> str:
+    if name.startswith(f"{package}."):
+        return f"{package}.{name[len(package) + 1 :].partition('.')[0]}"
     parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] == package else parts[0]
+    return ".".join(parts[:2]) if parts[0] == "dayfly" else parts[0]
 
 
 def modules() -> list[str]:
@@ -100,7 +102,7 @@ def modules() -> list[str]:
 
 
 def test_every_module_has_its_layer_and_every_layer_exists() -> None:
-    assert sorted(LAYER_OF) == modules()
+    assert sorted(LAYER_OF) == sorted([*modules(), "_image"])
 
 
 @pytest.mark.parametrize("module", modules())
@@ -152,6 +154,29 @@ def test_a_pure_module_has_no_io_no_loop_and_no_clock(module: str) -> None:
         "threading",
         "time",
     }
+
+
+# The image build's modules, top to bottom, by the same rule. The package's place among the others is that of `_image` above.
+IMAGE = HOST / "_image"
+IMAGE_LAYERS = [["__init__"], ["build"], ["debian", "workbench"], ["answers", "wheels"], ["processes", "recipe"], ["workbench_program"]]
+IMAGE_LAYER_OF = {module: number for number, layer in enumerate(IMAGE_LAYERS) for module in layer}
+
+
+@pytest.mark.parametrize("module", sorted(file.stem for file in IMAGE.glob("*.py")))
+def test_the_image_build_imports_only_from_below(module: str) -> None:
+    for name, *_ in imports(IMAGE / f"{module}.py", "dayfly._image"):
+        if name.startswith("dayfly._image."):
+            assert IMAGE_LAYER_OF[name.rpartition(".")[2]] > IMAGE_LAYER_OF[module]
+        elif name.startswith("dayfly."):
+            assert LAYER_OF[name.partition(".")[2]] > LAYER_OF["_image"]
+        else:
+            assert name in {"anyio", "msgspec"} | sys.stdlib_module_names
+
+
+def test_the_workbench_program_is_imported_by_nobody() -> None:
+    imported = {name for file in HOST.rglob("*.py") for name, *_ in imports(file, file.parent.name)}
+    assert not [name for name in imported if name.endswith("workbench_program")]
+    assert {name for name, *_ in imports(IMAGE / "workbench_program.py", "dayfly._image")} <= sys.stdlib_module_names
 
 
 # The server's modules, top to bottom, by the same rule; it is a guest of the library, so of dayfly it may use what any host program may.

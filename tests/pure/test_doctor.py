@@ -92,7 +92,7 @@ SICK: list[tuple[str, str, dict[str, Any], str]] = [
     ("storage", "warning", {"info": {"Driver": "aufs"}}, "aufs"),
     ("disk", "warning", {"free_disk_bytes": 999_999_999}, "999,999,999 bytes free in /var/lib/docker"),
     ("image", "failure", {"image_protocol": None, "image_missing": True}, "the engine has no dayfly/python:"),
-    ("image", "failure", {"image_protocol": ""}, "is no runner image"),
+    ("image", "failure", {"image_protocol": ""}, "is not a runner image"),
     ("image", "failure", {"image_protocol": "1"}, "speaks protocol 1"),
 ]
 

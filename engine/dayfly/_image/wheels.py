@@ -1,0 +1,116 @@
+"""Wheels for the image's Python, fetched by pip on this host, or built here from source where that was asked for."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from dayfly._errors import DayflyError
+
+from .processes import Progress, run
+from .recipe import Facts, Recipe
+
+
+class _Download(msgspec.Struct, frozen=True):
+    url: str
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([\w.-]{0,98}[A-Za-z0-9])?$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]{0,98}$")]
+
+
+class _Chosen(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+    download_info: _Download
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """What `pip install --report` writes."""
+
+    install: list[_Chosen]
+
+
+_PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
+
+
+async def fetch_wheels(recipe: Recipe, facts: Facts, wheels: Path, scratch: Path, say: Progress) -> None:
+    if recipe.allow_source:
+        await _build_wheels(recipe.pip, facts, wheels, scratch, say)
+    major, minor = facts.version.split(".")[:2]
+    machine = facts.platform.partition("-")[2].replace("-", "_").replace(".", "_")
+    if facts.glibc:
+        newest = int(facts.glibc.split(".")[1])
+        platforms = [f"manylinux_2_{number}_{machine}" for number in range(newest, 4, -1)] + [f"manylinux2014_{machine}"]
+    else:
+        platforms = [f"musllinux_1_{number}_{machine}" for number in (2, 1, 0)]
+    log_file = scratch / "pip.log"
+    command = [*_PIP, "--log", str(log_file), "download", "--only-binary=:all:", "--find-links", str(wheels)]
+    command += ["--dest", str(wheels), "--implementation", "cp", "--python-version", f"{major}.{minor}"]
+    command += [f"--platform={platform}" for platform in (*platforms, f"linux_{machine}")]
+    advice = "" if recipe.allow_source else " (--allow-source builds wheels from source, which runs setup code on this host)"
+    try:
+        # pip itself comes along: the base need not have one.
+        await run([*command, "pip", *recipe.pip], scratch, lambda _: None)
+    except DayflyError as error:
+        missing = re.search(r"No matching distribution found for ([A-Za-z0-9][\w.-]*)", str(error))
+        if missing is None or recipe.allow_source or not await _has_source(missing[1], scratch):
+            raise
+        raise DayflyError(
+            f"no wheel of {missing[1]} fits Python {facts.version} of the image, but there is its source: "
+            f"allow_source=True (--allow-source) builds a wheel of it, which runs its setup code on this host; {error}"
+        ) from error
+    # Where a newer version needs what has no wheel, pip takes an older one and says so in its log alone.
+    text = log_file.read_text(errors="replace") if log_file.exists() else ""
+    for name in sorted(set(re.findall(r"pip is looking at multiple versions of ([\w.-]+) to determine", text))):
+        say(f"  {name}: pip passed over newer versions, since a wheel of what they need does not fit or is missing{advice}")
+
+
+async def _has_source(name: str, scratch: Path) -> bool:
+    """Whether the index has source distributions of a package. None of their code is run."""
+    try:
+        await run([*_PIP, "index", "versions", "--no-binary=:all:", name], scratch, lambda _: None)
+    except DayflyError:
+        return False
+    return True
+
+
+async def _build_wheels(requirements: Sequence[str], facts: Facts, wheels: Path, scratch: Path, say: Progress) -> None:
+    """Build wheels of what pip would install from source on this host, dependencies too."""
+    report = scratch / "report.json"
+    plan = ["install", "--dry-run", "--ignore-installed", "--report", str(report), *requirements]
+    say("looking for packages that have no wheel; the setup code of such packages runs on this host")
+    await run([*_PIP, *plan], scratch, lambda _: None)
+    try:
+        chosen = msgspec.json.decode(report.read_bytes(), type=_Report).install
+    except (OSError, ValueError) as error:
+        raise DayflyError(f"pip's report could not be read ({error}); pip 22.2 or newer is needed") from None
+    for one in chosen:
+        if one.download_info.url.partition("#")[0].endswith(".whl"):
+            continue
+        name = f"{one.metadata.name}=={one.metadata.version}"
+        say(f"building a wheel of {name} from source")
+        folder = scratch / "built"
+        folder.mkdir()
+        await run([*_PIP, "wheel", "--no-deps", "--wheel-dir", str(folder), name], scratch, lambda _: None)
+        for wheel in folder.glob("*.whl"):
+            if not wheel.name.endswith("-any.whl") and not _runs_in_image(facts):
+                raise DayflyError(
+                    f"{name} has extension modules, and those built here need this host's C library, which is newer than the "
+                    "image's, or another one: build on a host with the image's release, or use a base image that has the package"
+                )
+            wheel.rename(wheels / wheel.name)
+        folder.rmdir()
+
+
+def _runs_in_image(facts: Facts) -> bool:
+    """Whether what is compiled on this host can be loaded in the image, as far as the C library goes."""
+    library, version = platform.libc_ver()
+    numbers = [[int(part) for part in text.split(".")] for text in (version, facts.glibc) if re.fullmatch(r"[0-9.]*[0-9]", text)]
+    return library == "glibc" and len(numbers) == 2 and numbers[0] <= numbers[1]
