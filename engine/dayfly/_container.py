@@ -106,6 +106,8 @@ class Container:
         self._end_moved = anyio.Event()
         self.expired = False
         """Whether `end_at` has ended it."""
+        self.on_end: Callable[[], None] | None = None
+        """Called once, when it takes no program any more."""
         self.spent: str | None = None
         """Why it can take no other program, if the runner has said so."""
         self._free = anyio.Event()
@@ -249,6 +251,8 @@ class Container:
             self._free.set()
             if self._execution is not None:
                 self._execution.finish(failure)
+            if self.on_end is not None:
+                self.on_end()
         if self._execution is None and not self._session and not self._ending:
             raise failure or ContainerLost(f"a warm container ended{self._said()}", delivered=False)
 

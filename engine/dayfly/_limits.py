@@ -10,6 +10,9 @@ import msgspec
 MAX_RUN_BYTES = 40_000_000
 """Ceiling of code, of input, and of what a program may send: what this process holds in memory for one run."""
 
+MAX_WAITING = 1_000_000
+"""Ceiling of callers in a queue."""
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of a run beside its time and memory. Sizes are bytes, 1 MB is 10^6.

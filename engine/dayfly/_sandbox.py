@@ -32,7 +32,7 @@ from ._errors import DayflyError, EngineError, ImageMissing, PoolClosed, Sandbox
 from ._events import Ended, Event, Leased
 from ._job import Job, RunOptions, as_job, check_timeout, request
 from ._ledger import Ledger, State
-from ._limits import Limits, integer, number
+from ._limits import MAX_WAITING, Limits, integer, number
 from ._messages import MAX_MODULES, MODULE_LENGTH, PROTOCOL, Request
 from ._names import DEFAULT_IMAGE, PROTOCOL_LABEL
 from ._owner import OwnerTask
@@ -138,7 +138,7 @@ class AsyncSandbox:
         self.python = python
         most = 2 * self.pool_size if max_containers is None else max_containers
         self.max_containers = integer("max_containers", most, least=self.pool_size, most=100_000)
-        self._max_waiting = integer("max_waiting", max_waiting, least=0, most=10_000_000)
+        self._max_waiting = integer("max_waiting", max_waiting, least=0, most=MAX_WAITING)
         self._queue_timeout = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
         self._uids = None if uids is None else _uid_range(uids)
         self.preload = _modules(preload)

@@ -13,6 +13,8 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from . import _events as events
 from ._errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
 from ._events import Ended, Event, Leased
@@ -70,6 +72,10 @@ class AsyncSession:
         self._opened = False
         self._closed = False
         self._busy = False
+        self._moving = False
+        """Another container is being leased."""
+        self._counted = False
+        self._ended = anyio.Event()
 
     async def open(self) -> None:
         """Lease a container and prepare it. Raises what `AsyncSandbox.run` raises where there is none."""
@@ -78,12 +84,20 @@ class AsyncSession:
         self._opened_at = time.monotonic()
         await self._begin()
         self._opened = True
-        self._sandbox.sessions += 1
 
     async def _begin(self) -> None:
         pool = self._sandbox.pool_for("3")
+        self._moving = True
+        try:
+            await self._lease_one(pool)
+        finally:
+            self._moving = False
+            self._look()
+
+    async def _lease_one(self, pool: Pool[Container]) -> None:
         for tries_left in reversed(range(TRIES)):
             lease = await pool.acquire()
+            lease.worker.on_end = self._look
             try:
                 await lease.worker.open_session([WORKING_DIR, TEMPORARY_DIR], [SHARED_MEMORY])
             except BaseException as error:
@@ -101,11 +115,32 @@ class AsyncSession:
 
     async def close(self) -> None:
         """End the container. Does not wait for it; may be called twice."""
-        if self._opened and not self._closed:
-            self._sandbox.sessions -= 1
         self._closed = True
         if self._lease is not None:
             self._lease.end()
+        self._look()
+
+    @property
+    def over(self) -> str | None:
+        """Why the session has no container, or None while it has one."""
+        why = self._over()
+        if why is not None or self._moving or self._lease is None or self._lease.worker.usable:
+            return why
+        return self._why(self._lease.worker)
+
+    async def ended(self) -> str:
+        """Wait until the session has lost its container, whatever ended it, and return why."""
+        await self._ended.wait()
+        return self.over or "it is over"
+
+    def _look(self) -> None:
+        """Count the session as long as it has a container, and say when it is over."""
+        lives = not self._closed and self._lease is not None and (self._moving or self._lease.worker.usable)
+        if lives != self._counted:
+            self._counted = lives
+            self._sandbox.sessions += 1 if lives else -1
+        if not lives and self._opened:
+            self._ended.set()
 
     async def __aenter__(self) -> AsyncSession:
         await self.open()
@@ -218,4 +253,6 @@ class AsyncSession:
         """Let the container end when the session is idle for too long, or too old."""
         if self._lease is not None and self._opened_at is not None:
             now = time.monotonic()
+            if self.runs >= self.max_runs:
+                self._lease.end()
             self._lease.worker.end_at(min(now + self.idle_seconds, max(now, self._opened_at + self.max_seconds)))

@@ -294,3 +294,22 @@ def test_a_sandbox_whose_limits_are_small(sandbox: Sandbox) -> None:
     with Sandbox(limits=Limits(pids=8), memory_limit_mb=24) as small, small.session() as session:
         for _ in range(3):
             assert session.run("import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()").stdout == "\n"
+
+
+def test_stats_count_the_sessions_that_have_a_container(sandbox: Sandbox) -> None:
+    def until(count: int) -> None:
+        end = time.monotonic() + 10
+        while sandbox.stats().sessions != count:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    until(0)
+    idle, full = sandbox.session(idle_seconds=0.3), sandbox.session(max_runs=1)
+    idle.open()
+    full.open()
+    assert sandbox.stats().sessions == 2
+    full.run("print(1)")
+    until(0)  # neither was closed
+    idle.close()
+    full.close()
+    assert sandbox.stats().sessions == 0

@@ -188,6 +188,7 @@ SERVER_LAYERS = [
     ["middleware", "routes"],
     ["runs"],
     ["context"],
+    ["sessions"],
     ["service", "results", "docs"],
     ["bodies", "metrics", "turns", "tracing", "connections", "logs"],
     ["problems"],
@@ -199,6 +200,8 @@ SERVER_LAYER_OF = {module: number for number, layer in enumerate(SERVER_LAYERS) 
 SERVER_MAY_ALSO_USE = {
     "dayfly._engine_api",  # one ping, for /readyz
     "dayfly._endpoint",  # where the engine is, found once
+    "dayfly._limits",  # bounds that it shares with the sandbox
+    "dayfly._names",  # the default image
 }
 
 

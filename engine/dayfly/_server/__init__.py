@@ -10,6 +10,7 @@ and the core never imports it. Its modules, top to bottom:
     routes       paths, guards and documentation
     runs         a request for a run, from its quotas to its answer: JSON or server-sent events
     context      what one request and one server know
+    sessions     clients' sessions: whose, how many, why they ended
     service      the sandbox behind it: kept up, run in, closed; nothing of HTTP
     results      results as JSON
     docs         the page of /schema and the page of /

@@ -46,6 +46,7 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
         try:
             yield
         finally:
+            context.sessions.stop()
             await context.service.stop()
             tracing.close()
 

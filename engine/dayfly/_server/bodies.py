@@ -110,6 +110,17 @@ class CompileRequest(msgspec.Struct, rename="camel"):
     data: msgspec.Raw = UNSET  # type: ignore[assignment]  # absent
 
 
+class SessionRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What a session may use. None: the default, or the server's bound if that is less."""
+
+    max_runs: int | None = None
+    """Programs at most: 100."""
+    max_seconds: float | None = None
+    """Age from which no program is started: 600."""
+    idle_seconds: float | None = None
+    """Time without a program after which it ends: 60."""
+
+
 def _job_request() -> Any:
     """Job's own JSON form, with `data` left as text. Fields that Job gains are here by themselves."""
     hints = get_type_hints(Job)
@@ -128,6 +139,7 @@ def _job_request() -> Any:
 
 
 _compile_decoder = msgspec.json.Decoder(CompileRequest)
+_session_decoder = msgspec.json.Decoder(SessionRequest)
 _job_decoder: Any = msgspec.json.Decoder(_job_request())
 _JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
 
@@ -145,6 +157,12 @@ async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
         return _job(request, max_timeout_ms) if request.code else None
 
     return await _off_loop(body, decode)
+
+
+def decode_session(body: bytes) -> SessionRequest:
+    """Return what a body of /v1/sessions asks for. Problem if it makes no sense."""
+    request: SessionRequest = _decoded(_session_decoder, body.removeprefix(codecs.BOM_UTF8))
+    return request
 
 
 async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
@@ -223,7 +241,7 @@ def _decoded(decoder: Any, body: bytes) -> Any:
 
 
 def _with_text(request: Any, body: bytes) -> Any:
-    if request.data is not UNSET and not body.isascii():
+    if getattr(request, "data", UNSET) is not UNSET and not body.isascii():
         body.decode()  # `data` was not decoded, so nothing has looked at its UTF-8 yet
     return request
 

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from dayfly import AsyncSandbox, Limits, __version__
+from dayfly import AsyncSandbox, Limits
 from dayfly._endpoint import Endpoint
+from dayfly._limits import MAX_WAITING
+from dayfly._names import DEFAULT_IMAGE
 
 ENVIRONMENT = "DAYFLY_SERVE_"
 LIMITS = "limits_"
@@ -60,13 +62,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_timeout_ms: Annotated[float, _about("Wall time that a program may ask for.", ge=1, le=604_800_000)] = 60_000
     memory_mb: Annotated[float, _about("Memory of a program, in 10^6 bytes.", ge=16, le=1e9)] = 50
     python: Annotated[Literal["3", "2"], _about("Interpreter of a program that does not say.")] = "3"
-    image: Annotated[str, _about("Runner image.", min_length=1)] = f"dayfly/python:{__version__}"
+    image: Annotated[str, _about("Runner image.", min_length=1)] = DEFAULT_IMAGE
     runtime: Annotated[str | None, _about("Runtime of the engine: crun, runsc.")] = None
     docker_host: Annotated[str | None, _about("The engine's address.")] = None
     cgroup_parent: Annotated[str | None, _about("Control group that bounds all containers together.")] = None
     limits: Annotated[Limits, _about("All other limits of a program.")] = Limits()
 
-    max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=1_000_000)] = 200
+    max_sessions: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=100_000)] | None,
+        _about("Sessions open at once; 0: none; none given: half of max_containers."),
+    ] = None
+    sessions_per_key: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None,
+        _about("Sessions of a key at once; none given: half of max_sessions, if there are two keys."),
+    ] = None
+    session_runs: Annotated[int, _about("Programs that a session may ask for.", ge=1, le=1_000_000)] = 1_000
+    session_seconds: Annotated[float, _about("Age that a session may ask for.", ge=1, le=604_800)] = 3_600
+    session_idle_seconds: Annotated[float, _about("Idle time that a session may ask for.", ge=1, le=604_800)] = 300
+
+    max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=MAX_WAITING)] = 200
     queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
     max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512
     request_bytes: Annotated[
@@ -92,6 +106,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"timeout_ms ({self.timeout_ms:g}) is more than max_timeout_ms ({self.max_timeout_ms:g})")
         if self.max_containers is not None and self.max_containers < self.pool_size:
             raise ValueError(f"max_containers ({self.max_containers}) is less than pool_size ({self.pool_size})")
+        if self.max_sessions and self.max_sessions >= self.slots:
+            raise ValueError(f"max_sessions ({self.max_sessions}) leaves none of {self.slots} containers (max_containers) to single runs")
         if not self.loopback and not self.keys and not self.keys_file:
             raise ValueError(
                 f"host {self.host} is not a loopback address and there is no key: whoever reaches it could run code. "
@@ -127,6 +143,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.running_per_key is not None:
             return self.running_per_key
         return max(1, self.slots // 2) if keys > 1 else self.slots
+
+    @property
+    def session_slots(self) -> int:
+        """Sessions open at once. Never as many as containers: single runs go on whatever sessions do."""
+        return self.slots // 2 if self.max_sessions is None else self.max_sessions
+
+    def session_share(self, keys: int) -> int:
+        """Return how many sessions one key may have at once, of `keys` keys."""
+        if self.sessions_per_key is not None:
+            return min(self.sessions_per_key, self.session_slots)
+        return -(-self.session_slots // 2) if keys > 1 else self.session_slots
 
     def sandbox(self, endpoint: Endpoint | None = None) -> AsyncSandbox:
         """Return a new sandbox as configured; not initialized. TypeError or ValueError for what it refuses.

@@ -11,6 +11,7 @@ from .config import Config
 from .keys import Key, KeyStore
 from .quotas import Quotas
 from .service import Service
+from .sessions import Sessions
 
 
 class RequestContext(msgspec.Struct):
@@ -36,6 +37,7 @@ class AppContext(msgspec.Struct, frozen=True):
 
     config: Config
     service: Service
+    sessions: Sessions
     keys: KeyStore
     quotas: Quotas
     bodies: BodyMemory

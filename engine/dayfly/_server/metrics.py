@@ -18,6 +18,8 @@ from prometheus_client.registry import Collector
 
 from dayfly import Stats
 
+OF_KEYS = {"dayfly_runs": ("outcome", "key"), "dayfly_sessions_opened": ("key",)}
+"""The metrics that name keys, with all of their labels."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -36,10 +38,11 @@ class Metrics:
             collector(registry=self.registry)
         self.registry.register(_Pool(stats, ready, waiting))
         made: dict[str, Any] = {"registry": self.registry}
-        self.runs = Counter("dayfly_runs", "Runs that gave a result.", ["outcome", "key"], **made)
+        self.runs = Counter("dayfly_runs", "Runs that gave a result.", OF_KEYS["dayfly_runs"], **made)
         self.errors = Counter("dayfly_run_errors", "Runs that gave none, by what was in the way.", ["error"], **made)
         self.gone = Counter("dayfly_clients_gone", "Runs cancelled because their client went away.", **made)
         self.refused = Counter("dayfly_refused", "Requests refused before a run was tried, by problem.", ["problem"], **made)
+        self.sessions = Counter("dayfly_sessions_opened", "Sessions that were opened.", OF_KEYS["dayfly_sessions_opened"], **made)
         self.starts = Counter("dayfly_sandbox_starts", "Tries to start the sandbox.", ["result"], **made)
         self.engine_errors = Counter("dayfly_engine_errors", "Failed looks at the engine, and starts and runs that failed for it.", **made)
         self.queue = Histogram("dayfly_queue_seconds", "Time in the queue.", buckets=SECONDS, **made)
@@ -61,16 +64,17 @@ class _SeenBy:
     def collect(self) -> Iterator[Metric]:
         """See CollectorRegistry."""
         for metric in self._registry.collect():
-            if metric.name != "dayfly_runs":
+            if metric.name not in OF_KEYS:
                 yield metric
                 continue
-            sums: Counts[tuple[str, str]] = Counts()
+            names = OF_KEYS[metric.name]
+            sums: Counts[tuple[str, ...]] = Counts()
             for sample in metric.samples:
-                key = sample.labels["key"]
-                sums[sample.labels["outcome"], key if key == self._key else "others"] += sample.value  # type: ignore[assignment]  # a float
-            family = CounterMetricFamily(metric.name, metric.documentation, labels=["outcome", "key"])
-            for labels, value in sums.items():
-                family.add_metric(labels, value)
+                labels = {**sample.labels, "key": self._key if sample.labels["key"] == self._key else "others"}
+                sums[tuple(labels[name] for name in names)] += sample.value  # type: ignore[assignment]  # a float
+            family = CounterMetricFamily(metric.name, metric.documentation, labels=names)
+            for values, value in sums.items():
+                family.add_metric(values, value)
             yield family
 
 
@@ -98,6 +102,7 @@ class _Pool(Collector):
         for how in ("made", "failed", "forced"):
             ends.add_metric([how], float(getattr(stats, how)) if stats else 0.0)
         yield containers
+        yield GaugeMetricFamily("dayfly_sessions", "Sessions that are open.", value=float(stats.sessions) if stats else 0.0)
         yield ends
         waiting = self._waiting() + (stats.waiting if stats else 0)
         yield GaugeMetricFamily("dayfly_queue_length", "Runs that wait for a container.", value=float(waiting))

@@ -66,6 +66,9 @@ class Middleware:
         self._context = context
         self._tracing = tracing
         self._routes = routes
+        self._patterns = {
+            re.sub(r":\w+}", "}", route): re.compile(re.sub(r"\{[^}]+\}", "[^/]+", route)) for route in routes if "{" in route
+        }
         self._connections = connections
         self._allowed = networks("allowed_networks", context.config.allowed_networks)
         self._proxies = networks("trusted_proxies", context.config.trusted_proxies)
@@ -86,7 +89,7 @@ class Middleware:
         scope = {**scope, "dayfly.request": context, "dayfly.app": self._context}
         if method == "HEAD":
             scope["method"] = "GET"
-        route = scope["path"] if scope["path"] in self._routes else "other"
+        route = self._route(scope["path"])
         connection = self._connections.of(scope) if self._connections else None
         body = _Body(receive, headers, connection)
         answer = _Answer(send, context, body)
@@ -111,6 +114,12 @@ class Middleware:
             if connection is not None:
                 connection.finished()
             self._note(context, route, method, scope["path"], status=answer.status, begun=begun)
+
+    def _route(self, path: str) -> str:
+        """The path's route, for metrics; a place in it that holds an id stays a name."""
+        if path in self._routes:
+            return path
+        return next((route for route, pattern in self._patterns.items() if pattern.fullmatch(path)), "other")
 
     def _note(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from litestar.exceptions import HTTPException, ValidationException
 
-from dayfly import DayflyError, PoolClosed, PoolFull, PoolTimeout, SandboxError
+from dayfly import DayflyError, PoolClosed, PoolFull, PoolTimeout, SandboxError, SessionLost
 
 from .quotas import ConcurrencyExceeded, RateExceeded
 
@@ -106,6 +106,8 @@ def problem(error: BaseException) -> Problem:  # noqa: PLR0911 - a table
         case PoolTimeout():
             detail = "no container became free within the queue's time limit"
             return Problem(503, "queue-timeout", "The wait was too long", detail, retry_after=2, delivered=False)
+        case SessionLost(delivered=False):
+            return Problem(410, "session-ended", "The session has ended", "the session has ended; open another", delivered=False)
         case SandboxError(delivered=True):
             return Problem(502, "container-lost", "The container was lost", "it failed after it had been given the program", delivered=True)
         case DayflyError():

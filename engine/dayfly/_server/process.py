@@ -27,6 +27,7 @@ from .keys import KeyStore
 from .logs import quiet_accept_errors, set_up_logs
 from .quotas import Quotas
 from .service import Service
+from .sessions import Sessions
 from .tracing import Tracing
 
 log = structlog.stdlib.get_logger("dayfly.server")
@@ -99,7 +100,7 @@ async def _serve(
 
     quotas = Quotas(per_minute=config.rate_per_minute, burst=config.rate_burst, concurrency=config.concurrency)
     service = Service(config, tracing, endpoint, key_count=lambda: len(ring), on_death=die)
-    context = AppContext(config, service, ring, quotas, BodyMemory(config.max_bodies_bytes))
+    context = AppContext(config, service, Sessions(config, service, lambda: len(ring)), ring, quotas, BodyMemory(config.max_bodies_bytes))
     connections = Connections(most, seconds=config.client_seconds, request_bytes=config.max_request_bytes)
     protocol: Any = connections.protocol  # uvicorn calls it, though it says that it wants a class
     server = uvicorn.Server(

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from litestar import MediaType, Request, Response, get, post
+from litestar import MediaType, Request, Response, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
@@ -22,6 +22,7 @@ from .config import is_loopback
 from .context import app_context, request_context
 from .keys import ANONYMOUS
 from .problems import MEDIA_TYPE, Problem, ProblemDetails
+from .sessions import SessionState
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
 
@@ -47,6 +48,11 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     stderr_bytes: int
     request_bytes: int
     """The body of a request, as JSON."""
+    sessions: int
+    """Sessions of one key at once; 0: this server has none."""
+    session_runs: int
+    session_seconds: float
+    session_idle_seconds: float
     arg_count: int = bodies.MOST_ARGS
     """Members of `args`, and of `env`."""
 
@@ -139,6 +145,9 @@ def _problems(*statuses: int) -> dict[int, ResponseSpec]:
 _MEANING = {
     400: "It cannot be read, or there is no code.",
     403: "The key, or the address.",
+    404: "This key has no such session.",
+    409: "Another program is running in the session.",
+    410: "The session has ended; the problem says why.",
     413: "The body is too large.",
     415: "It is not JSON, or is compressed.",
     422: "It makes no sense, or asks for more than this server gives.",
@@ -146,11 +155,19 @@ _MEANING = {
     502: "The container was lost; the program may have run.",
     503: "The queue is full, the wait was too long, or the sandbox is not ready: see `type` and Retry-After.",
 }
+_SESSION_PROBLEMS = (403, 404, 410)
 _RUN_PROBLEMS = (400, 403, 413, 415, 422, 429, 502, 503)
 
-_BODIES = {"/compile": "CompileRequest", "/v1/run": "Job", "/v1/run/stream": "Job"}
+_BODIES = {
+    "/compile": "CompileRequest",
+    "/v1/run": "Job",
+    "/v1/run/stream": "Job",
+    "/v1/sessions": "SessionRequest",
+    "/v1/sessions/{session_id}/run": "Job",
+    "/v1/sessions/{session_id}/run/stream": "Job",
+}
 SCHEMAS: dict[str, Any]
-_, SCHEMAS = msgspec.json.schema_components([Job, bodies.CompileRequest], ref_template="#/components/schemas/{name}")
+_, SCHEMAS = msgspec.json.schema_components([Job, bodies.CompileRequest, bodies.SessionRequest], ref_template="#/components/schemas/{name}")
 """The schemas of bodies, which no handler names: they are read by `bodies`."""
 
 
@@ -168,11 +185,14 @@ def document_bodies(schema: OpenAPI) -> None:
         operation.request_body = RequestBody(content=content, required=True)
 
 
-def _result(kind: Any, media_type: str, description: str) -> dict[int, ResponseSpec]:
+def _result(kind: Any, media_type: str, description: str, *, session: bool = False) -> dict[int, ResponseSpec]:
     return {
         200: ResponseSpec(kind, generate_examples=False, media_type=media_type, description=description),
-        **_problems(*_RUN_PROBLEMS),
+        **_problems(*_RUN_PROBLEMS, *((404, 409, 410) if session else ())),
     }
+
+
+_EVENTS = "Events: `started` {queueMs}; `output` {stream, text}, as written; last, `result` (a Result) or `error`."
 
 
 # Runs.
@@ -208,17 +228,94 @@ async def run(combined: bool = True) -> ASGIApp:
     "/v1/run/stream",
     status_code=200,
     guards=[require_key, require_json],
-    responses=_result(
-        str,
-        "text/event-stream",
-        "Events: `started` {queueMs}; `output` {stream, text}, as written; last, `result` (a Result) or `error`.",
-    ),
+    responses=_result(str, "text/event-stream", _EVENTS),
     tags=["runs"],
     security=[{"key": []}],
 )
 async def run_stream(combined: bool = True) -> ASGIApp:
     """Run a program, and send its output as server-sent events. Closing the connection ends the run."""
     return runs.StreamAnswer(combined=combined)
+
+
+# Sessions.
+
+
+@post(
+    "/v1/sessions",
+    status_code=201,
+    guards=[require_key, require_json],
+    responses={
+        201: ResponseSpec(SessionState, generate_examples=False, description="The session, which only this key can use."),
+        **_problems(400, 403, 404, 413, 415, 422, 429, 503),
+    },
+    tags=["sessions"],
+    security=[{"key": []}],
+)
+async def session_open() -> ASGIApp:
+    """Open a session: one container that runs many programs, each in a fresh process. Files are kept."""
+    return runs.SessionAnswer()
+
+
+@get(
+    "/v1/sessions",
+    guards=[require_key],
+    responses=_problems(403),
+    tags=["sessions"],
+    security=[{"key": []}],
+)
+async def session_list(request: Request[Any, Any, Any]) -> list[SessionState]:
+    """The sessions that this key has open, oldest first."""
+    return app_context(request.scope).sessions.list(request_context(request.scope).key_name)
+
+
+@get(
+    "/v1/sessions/{session_id:str}",
+    guards=[require_key],
+    responses=_problems(*_SESSION_PROBLEMS),
+    tags=["sessions"],
+    security=[{"key": []}],
+)
+async def session_show(request: Request[Any, Any, Any], session_id: str) -> SessionState:
+    """One session of this key."""
+    return app_context(request.scope).sessions.find(request_context(request.scope).key_name, session_id).state
+
+
+@delete(
+    "/v1/sessions/{session_id:str}",
+    guards=[require_key],
+    responses=_problems(*_SESSION_PROBLEMS),
+    tags=["sessions"],
+    security=[{"key": []}],
+)
+async def session_close(request: Request[Any, Any, Any], session_id: str) -> None:
+    """End a session, and a program that runs in it."""
+    await app_context(request.scope).sessions.close(request_context(request.scope).key_name, session_id)
+
+
+@post(
+    "/v1/sessions/{session_id:str}/run",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(Result, "application/json", "All that is known of the run.", session=True),
+    tags=["sessions"],
+    security=[{"key": []}],
+)
+async def session_run(session_id: str, combined: bool = True, clean: bool = False) -> ASGIApp:
+    """Run a program in a session. `clean=true` wipes the files of earlier programs first."""
+    return runs.RunAnswer(combined=combined, session=session_id, clean=clean)
+
+
+@post(
+    "/v1/sessions/{session_id:str}/run/stream",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(str, "text/event-stream", _EVENTS, session=True),
+    tags=["sessions"],
+    security=[{"key": []}],
+)
+async def session_stream(session_id: str, combined: bool = True, clean: bool = False) -> ASGIApp:
+    """Run a program in a session, and send its output as server-sent events."""
+    return runs.StreamAnswer(combined=combined, session=session_id, clean=clean)
 
 
 # About the server.
@@ -240,6 +337,10 @@ async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
         stdout_bytes=config.limits.stdout_bytes,
         stderr_bytes=config.limits.stderr_bytes,
         request_bytes=config.max_request_bytes,
+        sessions=config.session_share(len(app.keys)),
+        session_runs=config.session_runs,
+        session_seconds=config.session_seconds,
+        session_idle_seconds=config.session_idle_seconds,
     )
 
 
@@ -277,5 +378,6 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
 
 def handlers(*, playground: bool) -> list[Any]:
     """Return every route."""
-    own = [compile_, run, run_stream, limits, healthz, readyz, metrics]
+    of_sessions = [session_open, session_list, session_show, session_close, session_run, session_stream]
+    own = [compile_, run, run_stream, *of_sessions, limits, healthz, readyz, metrics]
     return [*own, *docs.handlers(playground=playground)]

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import anyio
 import msgspec
 import structlog
 from litestar.types import Receive, Scope, Send
 
-from dayfly import Job, Outcome, Result
+from dayfly import Job, Outcome, Piece, Result
 
 from . import bodies
 from .config import Config
@@ -26,6 +26,9 @@ from .problems import ClientGone, Problem, problem
 from .results import encode_result
 from .service import Run
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 log = structlog.stdlib.get_logger("dayfly.server")
 
 T = TypeVar("T")
@@ -33,6 +36,8 @@ T = TypeVar("T")
 KEEP_ALIVE = 10.0
 """Seconds of silence in a stream after which a comment is sent, against proxies' time-outs."""
 CHUNK = 65_536
+SESSION_BYTES = 4_096
+"""Bytes of a request that opens a session."""
 SLOWEST = 100_000
 """Bytes a second that a client must read of an answer, beside `client_seconds`."""
 
@@ -54,11 +59,21 @@ def no_code() -> Problem:
     return Problem(400, "no-code", "There is no code", "No code provided")
 
 
+class Callbacks(TypedDict, total=False):
+    """What Service.run calls."""
+
+    on_start: Callable[[float], None]
+    on_output: Callable[[Piece], None]
+
+
 class RunAnswer:
     """One request for a run. Subclasses decode the body and write the answer."""
 
-    def __init__(self, *, combined: bool = True) -> None:
+    def __init__(self, *, combined: bool = True, session: str | None = None, clean: bool = False) -> None:
         self.combined = combined
+        self.session = session
+        """Id of the session to run in; None: in a container of its own."""
+        self.clean = clean
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -72,6 +87,8 @@ class RunAnswer:
         assert context.key is not None
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         most = app.config.max_request_bytes
+        if self.session is not None:
+            app.sessions.find(context.key.name, self.session)  # before the body is read
         with (
             app.quotas.run(context.key, time.monotonic()),
             app.bodies.hold(context.key.name) as take,
@@ -89,15 +106,43 @@ class RunAnswer:
     async def answer(self, app: AppContext, context: RequestContext, job: Job, send: Send) -> None:
         """Run the job, and send the answer."""
         assert context.key is not None
-        done = await app.service.run(job, key=context.key.name)
+        done = await self.run(app, context.key.name, job)
         note_run(app.config, context, done)
         timing = f"queue;dur={done.queue_ms:.1f}, run;dur={done.result.wall_ms:.1f}"
         headers = {"content-type": "application/json", "server-timing": timing}
         await send_body(send, await self.encode(done.result), headers, app.config.client_seconds)
 
+    async def run(self, app: AppContext, key: str, job: Job, **callbacks: Unpack[Callbacks]) -> Run:
+        """Run the job, in the session if there is one."""
+        if self.session is None:
+            return await app.service.run(job, key=key, **callbacks)
+        with app.sessions.use(key, self.session) as one:
+            return await app.service.run(job, key=key, session=one.session, clean=self.clean, **callbacks)
+
     async def encode(self, result: Result) -> bytes:
         """Return the body of the answer."""
         return await encode_result(result, combined=self.combined)
+
+
+class SessionAnswer:
+    """The answer to POST /v1/sessions. Opening one costs what a run costs: a container, and a place in the quotas."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        app, context = app_context(scope), request_context(scope)
+        assert context.key is not None
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        try:
+            with app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
+                body = await bodies.read(receive, headers, SESSION_BYTES, take)
+                wanted = bodies.decode_session(body)
+                context.read = True
+                state = await unless_gone(app.sessions.open(context.key.name, wanted), receive)
+                await send_body(
+                    send, msgspec.json.encode(state), {"content-type": "application/json"}, app.config.client_seconds, status=201
+                )
+        except ClientGone:
+            context.notes["problem"] = "client-gone"
 
 
 class CompileAnswer(RunAnswer):
@@ -137,9 +182,10 @@ class StreamAnswer(RunAnswer):
         # Bounded by the limits on output, not by itself: a container's stream must be read.
         events: asyncio.Queue[bytes] = asyncio.Queue()
         work = asyncio.ensure_future(
-            app.service.run(
+            self.run(
+                app,
+                context.key.name,
                 job,
-                key=context.key.name,
                 on_start=lambda queue_ms: events.put_nowait(event("started", {"queueMs": round(queue_ms, 3)})),
                 on_output=lambda piece: events.put_nowait(event("output", {"stream": piece.stream, "text": piece.text})),
             )
@@ -199,10 +245,10 @@ def event(name: str, value: Any) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(value) + b"\n\n"
 
 
-async def send_body(send: Send, body: bytes, headers: Mapping[str, str], client_seconds: float) -> None:
+async def send_body(send: Send, body: bytes, headers: Mapping[str, str], client_seconds: float, *, status: int = 200) -> None:
     """Send a whole answer in parts: each waits until the client has read most of those before."""
     with anyio.move_on_after(client_seconds + len(body) / SLOWEST) as scope:
-        await _start(send, 200, {**headers, "content-length": str(len(body))})
+        await _start(send, status, {**headers, "content-length": str(len(body))})
         for start in range(0, len(body), CHUNK):
             await _part(send, body[start : start + CHUNK])
         await send({"type": "http.response.body", "body": b"", "more_body": False})

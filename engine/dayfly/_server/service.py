@@ -12,13 +12,15 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import anyio
 import msgspec
 
 from dayfly import (
     AsyncSandbox,
+    AsyncSession,
     DayflyError,
     EngineError,
     Job,
@@ -27,6 +29,7 @@ from dayfly import (
     PoolFull,
     PoolTimeout,
     Result,
+    SessionLost,
     Stats,
 )
 from dayfly._endpoint import Endpoint
@@ -209,17 +212,19 @@ class Service:
         job: Job,
         *,
         key: str,
+        session: AsyncSession | None = None,
+        clean: bool = False,
         on_start: Callable[[float], None] | None = None,
         on_output: Callable[[Piece], None] | None = None,
     ) -> Run:
-        """Run a job for a key. `on_start` is told the milliseconds in the queue, once.
+        """Run a job for a key, in a container of its own or in a session, which waits in no queue.
 
+        `on_start` is told the milliseconds in the queue, once. `clean` as for AsyncSession.run.
         Raises what AsyncSandbox.run raises (a ValueError becomes a problem), and NotReady. Cancelling it ends the run.
         """
         begun = time.monotonic()
         queue_ms = -1.0
-        # One deadline for both queues: this server's turns, and the pool's.
-        queue = anyio.CancelScope(deadline=anyio.current_time() + self._config.queue_timeout_ms / 1_000)
+        queue = self._queue()
 
         def started() -> None:
             nonlocal queue_ms
@@ -232,34 +237,72 @@ class Service:
 
         with self._tracing.run() as attributes:
             try:
-                result: Result | None = None
-                self._standing()  # before the wait, which would be for nothing
-                with queue:
-                    async with self._turns.turn(key):
-                        sandbox = self._standing()
-                        result = await sandbox.run(job, on_output=on_output, on_start=started)
-                if result is None:
-                    raise PoolTimeout("no container became free within the queue's time limit")
-            except ValueError as error:  # over a limit of the sandbox's, or an interpreter that the image lacks
-                raise invalid(str(error)) from None
-            except DayflyError as error:
-                attributes["dayfly.error"] = type(error).__name__
-                self.metrics.errors.labels(type(error).__name__).inc()
-                self.metrics.engine_errors.inc(isinstance(error.__cause__ or error, EngineError))
-                if isinstance(error, PoolClosed):
-                    self._broken.set()
-                elif not isinstance(error, (PoolFull, PoolTimeout)):
-                    log.warning("a run failed: %s: %s", type(error).__name__, error)
+                with self._failures(attributes, in_session=session is not None):
+                    if session is not None:
+                        result: Result | None = await session.run(job, clean=clean, on_output=on_output, on_start=started)
+                    else:
+                        result = None
+                        self._standing()  # before the wait, which would be for nothing
+                        with queue:
+                            async with self._turns.turn(key):
+                                result = await self._standing().run(job, on_output=on_output, on_start=started)
+                    if result is None:
+                        raise PoolTimeout("no container became free within the queue's time limit")
+            except DayflyError:
                 if queue_ms < 0:
                     self.metrics.queue.observe(time.monotonic() - begun)
-                raise
-            except asyncio.CancelledError:
-                self.metrics.gone.inc()
                 raise
             attributes |= {"dayfly.outcome": result.outcome.value, "dayfly.queue_ms": queue_ms, "dayfly.wall_ms": result.wall_ms}
         self.metrics.runs.labels(result.outcome.value, key).inc()
         self.metrics.run_seconds.observe(result.wall_ms / 1_000)
         return Run(result, queue_ms)
+
+    async def open_session(
+        self, key: str, *, max_runs: int, max_seconds: float, idle_seconds: float
+    ) -> tuple[AsyncSession, Callable[[], None]]:
+        """Open a session for a key, and return it with what gives its container's slot back when it has ended.
+
+        It waits its turn as a run does, and raises what `run` raises before a program is delivered.
+        """
+        session: AsyncSession | None = None
+        give_back = None
+        with self._failures({}):
+            self._standing()
+            with self._queue():
+                async with self._turns.turn(key):
+                    opening = self._standing().session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds)
+                    await opening.open()
+                    session, give_back = opening, self._turns.occupy()
+            if session is None or give_back is None:
+                raise PoolTimeout("no container became free within the queue's time limit")
+        self.metrics.sessions.labels(key).inc()
+        return session, give_back
+
+    def _queue(self) -> anyio.CancelScope:
+        """One deadline for both queues: this server's turns, and the pool's."""
+        return anyio.CancelScope(deadline=anyio.current_time() + self._config.queue_timeout_ms / 1_000)
+
+    @contextlib.contextmanager
+    def _failures(self, attributes: dict[str, Any], *, in_session: bool = False) -> Iterator[None]:
+        """Count what goes wrong. A ValueError becomes a problem."""
+        try:
+            yield
+        except ValueError as error:  # over a limit of the sandbox's, or an interpreter that the image lacks
+            raise invalid(str(error)) from None
+        except DayflyError as error:
+            attributes["dayfly.error"] = type(error).__name__
+            self.metrics.errors.labels(type(error).__name__).inc()
+            self.metrics.engine_errors.inc(isinstance(error.__cause__ or error, EngineError))
+            if isinstance(error, PoolClosed) and not in_session:  # a session may be of the sandbox before
+                self._broken.set()
+            elif isinstance(error, SessionLost):
+                log.info("a run failed: SessionLost")  # why may name what the program has left
+            elif not isinstance(error, (PoolClosed, PoolFull, PoolTimeout)):
+                log.warning("a run failed: %s: %s", type(error).__name__, error)
+            raise
+        except asyncio.CancelledError:
+            self.metrics.gone.inc()
+            raise
 
     def _standing(self) -> AsyncSandbox:
         if self._sandbox is None:

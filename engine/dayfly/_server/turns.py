@@ -37,6 +37,23 @@ class Turns:
         finally:
             self._release(key)
 
+    def occupy(self) -> Callable[[], None]:
+        """Take a slot that is nobody's turn, for a session, and return what gives it back.
+
+        Call it while a turn is held that ends at once: the slot is that turn's own.
+        """
+        self._total += 1
+        given_back = False
+
+        def give_back() -> None:
+            nonlocal given_back
+            if not given_back:
+                given_back = True
+                self._total -= 1
+                self._next()
+
+        return give_back
+
     async def _take(self, key: str) -> None:
         if key not in self._queues and self._free(key):
             self._grant(key)
