@@ -409,6 +409,14 @@ class Container:
             self._tasks.start_soon(self._feed)
         return self._execution
 
+    def stop(self) -> None:
+        """In a session: end the program that runs, and keep the container. Never waits."""
+        if self._execution is None or self._execution.over or self._tasks is None:
+            return
+        self._dialogue.stop()
+        self._move_deadline(Deadline(time.monotonic() + CLEAN_WITHIN, GRACE))
+        self._tasks.start_soon(self._feed)
+
     def _expect_start(self) -> None:
         if self._started_at is None:
             self._move_deadline(Deadline(time.monotonic() + START_GRACE, GRACE))

@@ -16,8 +16,9 @@ is believed in nothing: it is a place where hostile code runs. What does not fit
     DONE        -        -        -       -      -        -                               -              -         -     -      -
     BROKEN      -        -        -       -      -        -                               -              -         -     -      -
 
-Without a session, which open() begins, `exit` leads to DONE. In the states before RUNNING no program has started since
-`ready` or `next`; from HANDED on the container may have it.
+stop() is for HANDED, RUNNING and COLLECTING in a session, and changes no state. Without a session, which open() begins,
+`exit` leads to DONE. In the states before RUNNING no program has started since `ready` or `next`; from HANDED on the
+container may have it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from ._messages import (
     Spent,
     Started,
     Stdin,
+    Stop,
     Want,
     decode,
     encode,
@@ -121,6 +123,7 @@ class Dialogue:
         self._stdin = memoryview(b"")
         self._stdin_open = False
         self._credit = 0
+        self._stop = False
 
     # What the host says.
 
@@ -159,6 +162,7 @@ class Dialogue:
         self._stdin = memoryview(request.stdin)
         self._stdin_open = False
         self._credit = STDIN_WINDOW
+        self._stop = False
         return self._handing_over(frame(body), request)
 
     def _handing_over(self, head: bytes, request: Request) -> Iterator[bytes]:
@@ -175,11 +179,18 @@ class Dialogue:
         self._stdin_open = request.run.stdin
         yield bytes(ready) + self.outgoing()
 
+    def stop(self) -> None:
+        """In a session: have the program ended, if it has not ended yet. `outgoing` returns the bytes."""
+        self._stop = self._in_session and self.state in (State.HANDED, State.RUNNING, State.COLLECTING)
+
     def outgoing(self) -> bytes:
-        """Return the next bytes to send beside `run`: standard input that the runner has asked for. b"" where there are none.
+        """Return the next bytes to send beside `run`: standard input that the runner has asked for, and `stop`. b"" where there are none.
 
         To be asked again after each write, and when frames were received.
         """
+        if self._stop:
+            self._stop = self._stdin_open = False
+            return frame(encode(Stop()))
         ready = bytearray()
         while self._stdin_open and self._credit and len(ready) < WRITE_SIZE:
             size = min(PIECE_SIZE, self._credit)
@@ -251,7 +262,7 @@ class Dialogue:
         self._check_token(said.token, self._run_token)
         if (said.exit_code is None) == (said.signal is None):
             raise ProtocolViolation(f"exit names exit code {said.exit_code} and signal {said.signal}; it must be one of the two")
-        self._stdin_open = False
+        self._stdin_open = self._stop = False
         if not self._in_session:
             self.state = State.DONE
 

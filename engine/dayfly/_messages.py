@@ -88,6 +88,10 @@ class Stdin(Frame, frozen=True):
     last: bool
 
 
+class Stop(Frame, frozen=True):
+    """Host, in a session: the program is to be ended."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """All that hands one program over. The dialogue fills in the run's token, and cuts the rest into frames."""
 
@@ -208,7 +212,7 @@ class Error(Frame, frozen=True):
     message: Annotated[str, msgspec.Meta(max_length=4_096)]
 
 
-HostFrame = Hello | Open | Run | Put | Stdin
+HostFrame = Hello | Open | Run | Put | Stdin | Stop
 RunnerFrame = Ready | Started | Want | Output | Message | Display | File | Skipped | Exit | Next | Spent | Error
 
 _encoder = msgspec.json.Encoder()

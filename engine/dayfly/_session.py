@@ -17,7 +17,7 @@ import anyio
 
 from . import _events as events
 from ._errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
-from ._events import Ended, Event, Leased
+from ._events import Event, Leased
 from ._job import Job, RunOptions
 from ._limits import integer, number
 from ._messages import Request
@@ -57,7 +57,7 @@ class AsyncSession:
     """A session of a sandbox; made by `AsyncSandbox.session`, which describes the arguments.
 
     One program at a time. A time-out, an OOM kill or a crash ends a program, not the session. A run that
-    is cancelled, or left before its end, ends the session with its container.
+    is cancelled, or left before its end, ends its program.
     """
 
     def __init__(self, sandbox: Provider, *, max_runs: int, max_seconds: float, idle_seconds: float) -> None:
@@ -189,16 +189,18 @@ class AsyncSession:
             raise RuntimeError("a session runs one program at a time; wait for the other, or open a second session")
         self._sandbox.pool_for(wanted.run.python)
         self._busy = True
-        ended = False
+        container = None
         try:
             container = await self._usable(wanted)
             container.end_at(float("inf"))
-            self.runs += 1
             yield Leased()
+            self.runs += 1
             try:
-                async for event in await container.run(wanted):
+                # A program that is handed over in part would break the dialogue. The container's own deadlines bound it.
+                with anyio.CancelScope(shield=True):
+                    execution = await container.run(wanted)
+                async for event in execution:
                     self._sandbox.note(event)
-                    ended = isinstance(event, Ended)
                     yield event
             except (ContainerLost, RunnerMisbehaved) as error:
                 raise SessionLost(f"the session has lost its container: {error}", delivered=error.delivered) from error
@@ -206,9 +208,8 @@ class AsyncSession:
             self._sandbox.note(error)
             raise
         except BaseException:
-            # Cancelled, or left: the program must end, and with it the container.
-            if self._lease is not None and not ended:
-                self._lease.end()
+            if container is not None:
+                container.stop()  # cancelled, or left: the program must end
             raise
         finally:
             self._busy = False

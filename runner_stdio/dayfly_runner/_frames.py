@@ -19,7 +19,7 @@ PROTOCOL = 2
 HEADER = 4
 STDIN_WINDOW = 131072
 """Bytes of standard input that the host may send before it is asked for more."""
-_BOUNDS = {"hello": 65536, "open": 65536, "run": 1048576, "put": 131072, "stdin": 131072}
+_BOUNDS = {"hello": 65536, "open": 65536, "run": 1048576, "put": 131072, "stdin": 131072, "stop": 1024}
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _BLANK = " \t\n\r"
 
@@ -33,7 +33,8 @@ class VersionMismatch(ProtocolError):
 
 
 class Decoder:
-    """The host's frames, in the order of the dialogue: `hello`, perhaps `open`, then for each program `run`, `put`, `stdin`.
+    """The host's frames, in the order of the dialogue: `hello`, perhaps `open`, then for each program `run`, `put`, `stdin`,
+    and in a session perhaps `stop`.
 
     Read `missing` bytes and `feed` them, then ask `next_frame` until it says None: more bytes are needed. `another` allows a
     further `run`, `grant` further bytes of standard input.
@@ -43,6 +44,7 @@ class Decoder:
         self._buffer = bytearray()
         self._expected: tuple[str, ...] = ("hello",)
         self._another = False
+        self._in_session = self._may_stop = False
         self._credit = 0
         self._files: set[str] = set()
         self._last_path: str | None = None
@@ -67,7 +69,7 @@ class Decoder:
     def next_frame(self) -> "dict[str, Any] | None":
         """Return the next frame as a dict, or None. Raise ProtocolError, now and at every further call."""
         buffer = self._buffer
-        kinds = (*self._expected, "run") if self._another else self._expected
+        kinds = self._expected + ("stop",) * self._may_stop + ("run",) * self._another
         if not kinds:
             if buffer:
                 raise ProtocolError("nothing may follow here")
@@ -95,8 +97,10 @@ class Decoder:
             self._expected, self._another = ("open",), True
         elif kind == "open":
             self._expected, self._another = (), False
+            self._in_session = True
         elif kind == "run":
             self._expected, self._another = ("put",), False
+            self._may_stop = False
             self._stdin, self._credit = frame["stdin"], STDIN_WINDOW
             self._files, self._last_path = set(), None
         elif kind == "put":
@@ -108,6 +112,9 @@ class Decoder:
                 self._last_path = path
             if frame["last"]:
                 self._expected = ("stdin",) if self._stdin else ()
+                self._may_stop = self._in_session
+        elif kind == "stop":
+            self._expected, self._may_stop = (), False
         else:
             self._credit -= len(frame["data"])
             if self._credit < 0:
@@ -274,6 +281,7 @@ _MEMBERS: "dict[str, dict[str, Callable[[object], Any]]]" = {
     },
     "put": {"type": _text, "path": _path, "data": _bytes, "last": _bool},
     "stdin": {"type": _text, "data": _bytes, "last": _bool},
+    "stop": {"type": _text},
 }
 
 

@@ -205,6 +205,8 @@ class _Run:
         self.deadline = 0.0
         self.pipes: dict[int, _Pipe] = {}
         self.timed_out = self.output_limit = False
+        self.stopped = False
+        """The host wants its end."""
 
 
 class _Runner:
@@ -433,7 +435,7 @@ class _Runner:
             run.timed_out = not ended
         if not ended and run.wanted["on_output_limit"] == "kill":
             run.output_limit = run.stdout.dropped > 0 or run.stderr.dropped > 0
-        if ended or run.timed_out or run.output_limit:
+        if ended or run.timed_out or run.output_limit or run.stopped:
             self.finish(run)
 
     def arm(self, now: float) -> None:
@@ -469,6 +471,10 @@ class _Runner:
             if pipe.small_reads > SMALL_READS:
                 self.resume_at = now + PAUSE
             pipe.taker.take(data)
+
+    def on_stop(self, _: "dict[str, Any]") -> None:
+        if self.run is not None:  # else it has ended meanwhile
+            self.run.stopped = True
 
     def on_stdin(self, stdin: "dict[str, Any]") -> None:
         run = self.run
@@ -586,7 +592,7 @@ class _Runner:
 
     def send_files(self, run: _Run) -> int:
         """Send what the host wants to have; return how many were skipped without a frame that says so."""
-        if not run.wanted["fetch"]:
+        if not run.wanted["fetch"] or run.stopped:
             return 0
         end = time.monotonic() + FLUSH_TIME
 

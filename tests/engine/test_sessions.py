@@ -154,12 +154,22 @@ def test_a_lost_container_is_told_with_delivered(engine: Any) -> None:
         assert session.run("print(2)", clean=True).stdout == "2\n", "it needs no files: another container"
 
 
-def test_a_program_left_early_ends_the_session(sandbox: Sandbox) -> None:
-    with sandbox.session() as session:
-        for _ in session.stream("import time; print(1, flush=True); time.sleep(60)"):
-            break
-        with pytest.raises(SessionLost):
-            session.run("print(1)")
+def test_a_program_left_early_is_ended_and_the_session_goes_on(session: Session) -> None:
+    for _ in session.stream("import time; open('a', 'w').write('1'); print(1, flush=True); time.sleep(60)"):
+        break
+    begun = time.monotonic()
+    assert session.run("print(open('a').read())").stdout == "1\n"
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("when", [0.0, 0.001, 0.003, 0.01, 0.1])
+@pytest.mark.parametrize("stdin", [b"", bytes(3_000_000)])
+async def test_a_session_outlives_runs_that_are_cancelled(when: float, stdin: bytes) -> None:
+    async with AsyncSandbox(memory_limit_mb=64) as sandbox, sandbox.session() as session:
+        for number in range(5):
+            with anyio.move_on_after(when):
+                await session.run("while True: pass", stdin=stdin)
+            assert (await session.run(f"print({number})")).stdout == f"{number}\n"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -171,8 +181,7 @@ async def test_async_sessions(anyio_backend: str) -> None:
             assert items[-1].stdout == "a\n"
             with anyio.move_on_after(0.5):
                 await session.run("while True: pass")
-            with pytest.raises(SessionLost):
-                await session.run("print(1)")
+            assert (await session.run("print(1)")).stdout == "1\n"
         await eventually(lambda: sandbox.stats().running == 0)
 
 

@@ -384,6 +384,34 @@ def test_standard_input_is_forgotten_when_the_program_has_ended() -> None:
     assert content(spoken(hand(dialogue, stdin=b"new"))[2:]) == b"new"
 
 
+def test_a_stop_is_said_once_and_only_while_a_program_may_run() -> None:
+    stop = [{"type": "stop"}]
+    for state in (State.HANDED, State.RUNNING, State.COLLECTING):
+        dialogue = drive(state, session=True)
+        dialogue.stop()
+        assert (spoken(dialogue.outgoing()), dialogue.outgoing()) == (stop, b"")
+        alone = drive(state)
+        alone.stop()
+        assert alone.outgoing() == b""
+    for state in (State.IDLE, State.CLEANING):
+        dialogue = drive(state, session=True)
+        dialogue.stop()
+        assert dialogue.outgoing() == b""
+    dialogue = drive(State.RUNNING, session=True)
+    dialogue.stop()
+    hear(dialogue, leave())
+    assert dialogue.outgoing() == b"", "it has ended by itself"
+
+
+def test_no_standard_input_follows_a_stop() -> None:
+    dialogue = drive(State.IDLE)
+    hand(dialogue, stdin=bytes(500_000))
+    dialogue.stop()
+    assert spoken(dialogue.outgoing()) == [{"type": "stop"}]
+    hear(dialogue, STARTED + want(100_000))
+    assert dialogue.outgoing() == b""
+
+
 def test_each_run_of_a_session_has_its_own_bounds_and_token() -> None:
     dialogue = drive(State.IDLE)
     for number in range(3):

@@ -12,7 +12,7 @@ import pytest
 
 from dayfly._dialogue import Dialogue
 from dayfly._errors import ProtocolViolation
-from dayfly._messages import Frame, Hello, Open, Put, Request, Run, Stdin, encode
+from dayfly._messages import Frame, Hello, Open, Put, Request, Run, Stdin, Stop, encode
 
 VECTORS = Path(__file__).parents[2] / "conformance" / "vectors"
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -99,10 +99,10 @@ def heard(dialogue: Dialogue, pieces: list[bytes]) -> tuple[list[dict[str, Any]]
 
 @pytest.mark.parametrize(("content", "vector"), load("host"))
 def test_the_hosts_own_frames_are_those_of_the_vector(content: dict[str, Any], vector: dict[str, Any]) -> None:
-    kinds: dict[str, type[Frame]] = {"hello": Hello, "open": Open, "run": Run, "put": Put, "stdin": Stdin}
+    kinds: dict[str, type[Frame]] = {"hello": Hello, "open": Open, "run": Run, "put": Put, "stdin": Stdin, "stop": Stop}
     for frame in map(zeros, vector["frames"]):
         value = msgspec.convert(frame, kinds[frame["type"]])
-        assert isinstance(value, (Hello, Open, Run, Put, Stdin))
+        assert isinstance(value, (Hello, Open, Run, Put, Stdin, Stop))
         assert json.loads(encode(value)) == frame
 
 

@@ -313,6 +313,25 @@ def test_a_run_before_the_last_has_been_cleaned_up_is_refused(session: Callable[
     assert (ended.status, [frame["type"] for frame in ended.frames]) == (64, ["error"])
 
 
+def test_a_stop_ends_the_program_and_all_that_it_started(session: Callable[..., Any]) -> None:
+    runner = session()
+    runner.run("import os, time; os.fork(); print(1, flush=True); time.sleep(100)", fetch=["main.py"])
+    runner.started()
+    runner.say({"type": "stop"})
+    frames = iter(runner.next, {"type": "next"})
+    end = [frame for frame in frames if frame["type"] != "output"]
+    assert [(frame["type"], frame["signal"], frame["timed_out"]) for frame in end] == [("exit", 9, False)]
+    assert runner.session_run("print(2)").stdout == b"2\n"
+
+
+def test_a_stop_that_comes_too_late_does_nothing(session: Callable[..., Any]) -> None:
+    runner = session()
+    for _ in range(3):
+        assert runner.session_run("print(1)").stdout == b"1\n"
+        runner.say({"type": "stop"})
+    assert runner.session_run("print(2)").frames[-1]["type"] == "next"
+
+
 def test_input_that_is_left_over_is_not_the_next_programs(session: Callable[..., Any]) -> None:
     runner = session()
     for _ in range(3):

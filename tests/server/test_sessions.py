@@ -126,12 +126,14 @@ def test_the_maximum_in_all_is_a_503(serve: NewServer, tmp_path: Path) -> None:
         problem(client.post("/v1/sessions", json={}), 404, "no-sessions")
 
 
-def test_a_client_that_goes_away_ends_its_session(keyed: tuple[Server, str, str], alice: httpx.Client) -> None:
+def test_a_client_that_goes_away_ends_its_run(keyed: tuple[Server, str, str], alice: httpx.Client) -> None:
     session = opened(alice)
+    run(alice, session, "open('a.txt', 'w').write('1')")
     with alice.stream("POST", f"{session}/run/stream", json={"code": BUSY}) as answer:
         lines = answer.iter_lines()
         assert any("begun" in line for line in lines)
-    wait_for(lambda: True if alice.get(session).status_code == 410 else None, keyed[0])
+    wait_for(lambda: True if not alice.get(session).json()["running"] else None, keyed[0])
+    assert run(alice, session, "print(open('a.txt').read())")["stdout"] == "1\n"
 
 
 def test_one_program_at_a_time(alice: httpx.Client) -> None:
