@@ -186,6 +186,8 @@ SERVER_LAYERS = [
     ["process"],
     ["app"],
     ["middleware", "routes"],
+    ["fusion"],
+    ["guards"],
     ["runs"],
     ["context"],
     ["sessions"],

@@ -7,7 +7,9 @@ and the core never imports it. Its modules, top to bottom:
     process      one server process: its socket, descriptors and signals
     app          the ASGI application: routes, their errors, and the middleware around them
     middleware   what holds for every request: context, networks, HEAD, headers, the log line
-    routes       paths, guards and documentation
+    routes       paths and documentation
+    fusion       POST /run_code: SandboxFusion's wire format
+    guards       keys and types of requests
     runs         a request for a run, from its quotas to its answer: JSON or server-sent events
     context      what one request and one server know
     sessions     clients' sessions: whose, how many, why they ended

@@ -52,7 +52,7 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
 
     key = SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header")
     app = Litestar(
-        routes.handlers(playground=context.config.playground),
+        routes.handlers(context.config),
         lifespan=[lifespan],
         exception_handlers={Exception: _on_error},
         openapi_config=OpenAPIConfig(

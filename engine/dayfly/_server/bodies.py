@@ -139,7 +139,7 @@ def _job_request() -> Any:
 
 
 _compile_decoder = msgspec.json.Decoder(CompileRequest)
-_session_decoder = msgspec.json.Decoder(SessionRequest)
+session_decoder = msgspec.json.Decoder(SessionRequest)
 _job_decoder: Any = msgspec.json.Decoder(_job_request())
 _JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
 
@@ -159,10 +159,9 @@ async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
     return await _off_loop(body, decode)
 
 
-def decode_session(body: bytes) -> SessionRequest:
-    """Return what a body of /v1/sessions asks for. Problem if it makes no sense."""
-    request: SessionRequest = _decoded(_session_decoder, body.removeprefix(codecs.BOM_UTF8))
-    return request
+async def decode(decoder: Any, body: bytes) -> Any:
+    """Return what a decoder of msgspec's makes of a body. Problem if that is nothing."""
+    return await _off_loop(body, lambda text: _decoded(decoder, text))
 
 
 async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:

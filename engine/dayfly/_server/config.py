@@ -80,6 +80,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     session_seconds: Annotated[float, _about("Age that a session may ask for.", ge=1, le=604_800)] = 3_600
     session_idle_seconds: Annotated[float, _about("Idle time that a session may ask for.", ge=1, le=604_800)] = 300
 
+    run_code: Annotated[bool, _about("Serve POST /run_code and GET /v1/ping, as SandboxFusion does.")] = False
+    run_code_without_key: Annotated[bool, _about("Take requests to /run_code without a key; all together have the quotas of one.")] = False
+    run_code_wait_seconds: Annotated[float, _about("A request to /run_code waits so long beside its compile_timeout.", ge=0, le=3_600)] = 8
+
     max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=MAX_WAITING)] = 200
     queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
     max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512

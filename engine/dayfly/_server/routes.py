@@ -1,15 +1,11 @@
-"""The routes: their paths, guards and documentation. What a run does is `runs`'."""
+"""The routes: their paths and documentation. What a run does is `runs`'."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, post
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPI, OpenAPIMediaType, Reference, RequestBody
 from litestar.types import ASGIApp
@@ -17,14 +13,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from dayfly import Job, Result, __version__
 
-from . import bodies, docs, runs
-from .config import is_loopback
+from . import bodies, docs, fusion, runs
+from .config import Config
 from .context import app_context, request_context
-from .keys import ANONYMOUS
-from .problems import MEDIA_TYPE, Problem, ProblemDetails
+from .guards import require_json, require_key
+from .problems import MEDIA_TYPE, ProblemDetails
 from .sessions import SessionState
-
-_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?")
 
 
 class Readiness(msgspec.Struct):
@@ -55,76 +49,6 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     session_idle_seconds: float
     arg_count: int = bodies.MOST_ARGS
     """Members of `args`, and of `env`."""
-
-
-# Guards.
-
-
-def require_key(
-    connection: ASGIConnection[Any, Any, Any, Any],
-    handler: BaseRouteHandler,  # noqa: ARG001
-) -> None:
-    """Require a key, in X-API-Key or as a bearer token; where there is none, a request to localhost."""
-    headers = connection.headers
-    secret = headers.get("x-api-key")
-    if secret is None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        secret = token.strip() if scheme.lower() == "bearer" else None
-    key = app_context(connection.scope).keys.find(secret)
-    if key is None:
-        raise Problem(403, "key", "This needs a key", "No API key or incorrect value provided")
-    if key is ANONYMOUS:
-        _require_local(headers)
-    request_context(connection.scope).key = key
-
-
-def _require_local(headers: Any) -> None:
-    """Refuse what a web page elsewhere may send: Problem."""
-    host = headers.get("host", "")
-    match = _HOST.fullmatch(host)
-    if match is None or not is_loopback(match["name"]):
-        # A web page whose name was made to mean 127.0.0.1 (DNS rebinding) comes with that name.
-        detail = "without a key, only requests to localhost are answered"
-        raise Problem(403, "host", "This host is not served", detail)
-    origin = headers.get("origin")
-    site = headers.get("sec-fetch-site", "none")
-    if (origin is not None and not _same(origin, host)) or site not in ("same-origin", "none"):
-        detail = "without a key, requests of other sites' pages are not answered"
-        raise Problem(403, "origin", "This origin is not served", detail)
-
-
-def _same(origin: str, host: str) -> bool:
-    try:
-        return urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False
-
-
-def require_json(
-    connection: ASGIConnection[Any, Any, Any, Any],
-    handler: BaseRouteHandler,  # noqa: ARG001
-) -> None:
-    """Refuse any other type: a web page may send those to anywhere without asking, but not JSON."""
-    headers = connection.headers
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise Problem(
-            415,
-            "encoded",
-            "The request is encoded",
-            f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is",
-            headers={"Accept-Encoding": "identity"},
-        )
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_json = kind == "application/json"
-    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-    if connection.scope["path"] == "/compile" and (empty or not is_json):
-        raise runs.no_code()  # as its body parser has it
-    if not is_json:
-        detail = "the Content-Type must be application/json"
-        raise Problem(415, "no-json", "The request is not JSON", detail)
-    if empty:
-        raise bodies.malformed("the body is empty")
 
 
 # Documentation.
@@ -162,12 +86,15 @@ _BODIES = {
     "/compile": "CompileRequest",
     "/v1/run": "Job",
     "/v1/run/stream": "Job",
+    fusion.PATH: "RunCodeRequest",
     "/v1/sessions": "SessionRequest",
     "/v1/sessions/{session_id}/run": "Job",
     "/v1/sessions/{session_id}/run/stream": "Job",
 }
 SCHEMAS: dict[str, Any]
-_, SCHEMAS = msgspec.json.schema_components([Job, bodies.CompileRequest, bodies.SessionRequest], ref_template="#/components/schemas/{name}")
+_, SCHEMAS = msgspec.json.schema_components(
+    [Job, bodies.CompileRequest, bodies.SessionRequest, fusion.RunCodeRequest], ref_template="#/components/schemas/{name}"
+)
 """The schemas of bodies, which no handler names: they are read by `bodies`."""
 
 
@@ -178,6 +105,8 @@ def document_bodies(schema: OpenAPI) -> None:
     assert schema.paths is not None
     schema.components.schemas.update(SCHEMAS)
     for path, name in _BODIES.items():
+        if path not in schema.paths:  # where it is not asked for
+            continue
         operation = schema.paths[path].post
         assert operation is not None
         reference = Reference(ref=f"#/components/schemas/{name}")
@@ -376,8 +305,9 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
     return Response(text.decode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def handlers(*, playground: bool) -> list[Any]:
-    """Return every route."""
+def handlers(config: Config) -> list[Any]:
+    """Return every route that the configuration asks for."""
     of_sessions = [session_open, session_list, session_show, session_close, session_run, session_stream]
     own = [compile_, run, run_stream, *of_sessions, limits, healthz, readyz, metrics]
-    return [*own, *docs.handlers(playground=playground)]
+    others = fusion.handlers(without_key=config.run_code_without_key) if config.run_code else []
+    return [*own, *others, *docs.handlers(playground=config.playground)]

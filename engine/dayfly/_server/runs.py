@@ -135,7 +135,7 @@ class SessionAnswer:
         try:
             with app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
                 body = await bodies.read(receive, headers, SESSION_BYTES, take)
-                wanted = bodies.decode_session(body)
+                wanted = await bodies.decode(bodies.session_decoder, body)
                 context.read = True
                 state = await unless_gone(app.sessions.open(context.key.name, wanted), receive)
                 await send_body(

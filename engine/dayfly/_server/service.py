@@ -214,17 +214,19 @@ class Service:
         key: str,
         session: AsyncSession | None = None,
         clean: bool = False,
+        wait_seconds: float | None = None,
         on_start: Callable[[float], None] | None = None,
         on_output: Callable[[Piece], None] | None = None,
     ) -> Run:
         """Run a job for a key, in a container of its own or in a session, which waits in no queue.
 
         `on_start` is told the milliseconds in the queue, once. `clean` as for AsyncSession.run.
+        `wait_seconds`: time in the queue at most; None: `queue_timeout_ms`.
         Raises what AsyncSandbox.run raises (a ValueError becomes a problem), and NotReady. Cancelling it ends the run.
         """
         begun = time.monotonic()
         queue_ms = -1.0
-        queue = self._queue()
+        queue = self._queue(wait_seconds)
 
         def started() -> None:
             nonlocal queue_ms
@@ -278,9 +280,9 @@ class Service:
         self.metrics.sessions.labels(key).inc()
         return session, give_back
 
-    def _queue(self) -> anyio.CancelScope:
+    def _queue(self, seconds: float | None = None) -> anyio.CancelScope:
         """One deadline for both queues: this server's turns, and the pool's."""
-        return anyio.CancelScope(deadline=anyio.current_time() + self._config.queue_timeout_ms / 1_000)
+        return anyio.CancelScope(deadline=anyio.current_time() + (self._config.queue_timeout_ms / 1_000 if seconds is None else seconds))
 
     @contextlib.contextmanager
     def _failures(self, attributes: dict[str, Any], *, in_session: bool = False) -> Iterator[None]:

@@ -1,0 +1,194 @@
+"""POST /run_code and GET /v1/ping: SandboxFusion's wire format, so that its clients switch by changing a URL.
+
+Training loops take any answer but 200 and 504 for a lost reward. So whatever passes by waiting is waited for (quotas, a full queue, a
+sandbox that is being started) up to the request's `compile_timeout` and a few seconds more, and is a 504 then. Limits that are asked
+for are clamped, not refused. A failure of the sandbox is a 200 with the status SandboxError, as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import MediaType, get, post
+from litestar.openapi import ResponseSpec
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from dayfly import DayflyError, Job, Outcome, PoolClosed, PoolFull, PoolTimeout, Result
+
+from . import bodies
+from .context import AppContext, RequestContext, app_context, request_context
+from .guards import require_json, require_key, require_no_key
+from .problems import ClientGone, NotReady, Problem, invalid
+from .quotas import Refused
+from .runs import note_job, note_run, send_body, unless_gone
+from .service import Run
+
+PATH, PING = "/run_code", "/v1/ping"
+KEY = "run_code"
+"""The key by which requests without one are counted."""
+PAUSE = 0.05
+"""Seconds between two tries where a place in the quotas or in the queue is waited for."""
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class RunCodeRequest(msgspec.Struct):
+    """What SandboxFusion takes. Other members are ignored, as there."""
+
+    code: str
+    language: str = "python"
+    stdin: str | None = None
+    run_timeout: Seconds = 10
+    """Seconds; clamped to `max_timeout_ms`."""
+    compile_timeout: Seconds = 10
+    """Seconds to wait at most, beside `run_code_wait_seconds`."""
+    memory_limit_MB: float | None = None  # noqa: N815 - its name there
+    """Clamped to what the server's containers have, which all have the same."""
+    files: dict[str, bytes | None] = {}
+    """Path to content in base64; null: no file."""
+    fetch_files: list[str] = []
+
+
+class CommandResult(msgspec.Struct):
+    """How the program ended."""
+
+    status: Literal["Finished", "TimeLimitExceeded"]
+    execution_time: float
+    """Seconds."""
+    return_code: int | None
+    """-n after signal n; null after a time-out."""
+    stdout: str
+    stderr: str
+
+
+class RunCodeResponse(msgspec.Struct):
+    """What SandboxFusion answers."""
+
+    status: Literal["Success", "Failed", "SandboxError"]
+    message: str
+    compile_result: None = None
+    run_result: CommandResult | None = None
+    executor_pod_name: None = None
+    files: dict[str, bytes] = {}
+
+
+_decoder = msgspec.json.Decoder(RunCodeRequest)
+
+
+def job_of(request: RunCodeRequest, max_timeout_ms: float) -> Job:
+    """Return the Job. Problem 422 for a language other than Python, and for a file that may not be."""
+    if request.language != "python":
+        raise invalid(f"language is {request.language[:40]!r}; this server runs python")
+    files = {path: content for path, content in request.files.items() if content is not None}
+    timeout = min(max(1.0, request.run_timeout * 1_000), max_timeout_ms)
+    try:
+        return Job(code=request.code, stdin=request.stdin, timeout_ms=timeout, files=files, fetch=request.fetch_files)
+    except (TypeError, ValueError) as error:
+        raise invalid(str(error)) from None
+
+
+def response_to(result: Result, memory_mb: float) -> RunCodeResponse:
+    """Return the answer that stands for a result."""
+    signal = 9 if result.outcome in (Outcome.OUT_OF_MEMORY, Outcome.OUTPUT_LIMIT) else result.signal
+    late = result.outcome is Outcome.TIMEOUT
+    stderr = result.stderr
+    if result.outcome is Outcome.OUT_OF_MEMORY:
+        stderr += f"killed at its memory limit of {memory_mb:g} MB\n"
+    ended = CommandResult(
+        status="TimeLimitExceeded" if late else "Finished",
+        execution_time=round(result.wall_ms / 1_000, 6),
+        return_code=None if late else result.exit_code if signal is None else -signal,
+        stdout=result.stdout,
+        stderr=stderr,
+    )
+    return RunCodeResponse("Success" if result.outcome is Outcome.OK else "Failed", "", run_result=ended, files=dict(result.files))
+
+
+class RunCodeAnswer:
+    """One request, as an ASGI application."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        app, context = app_context(scope), request_context(scope)
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        try:
+            await self._serve(app, context, headers, receive, send)
+        except ClientGone:
+            context.notes["problem"] = "client-gone"
+        except Problem as told:
+            if told.status in (429, 503):
+                raise _gateway_timeout(str(told)) from None
+            raise
+
+    @staticmethod
+    async def _serve(app: AppContext, context: RequestContext, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+        assert context.key is not None
+        # How long it may wait is in the body, so that is read before there is a place in the quotas.
+        with app.bodies.hold(context.key.name) as take:
+            body = await bodies.read(receive, headers, app.config.max_request_bytes, take)
+            request: RunCodeRequest = await bodies.decode(_decoder, body)
+            del body
+            job = job_of(request, app.config.max_timeout_ms)
+            note_job(app.config, context, job)
+            deadline = time.monotonic() + request.compile_timeout + app.config.run_code_wait_seconds
+            answer = await unless_gone(_answer(app, context, job, deadline), receive)
+            encoded = await asyncio.to_thread(msgspec.json.encode, answer)  # it may be large
+            await send_body(send, encoded, {"content-type": "application/json"}, app.config.client_seconds)
+
+
+async def _answer(app: AppContext, context: RequestContext, job: Job, deadline: float) -> RunCodeResponse:
+    try:
+        done = await _run(app, context, job, deadline)
+    except DayflyError as error:
+        context.notes["outcome"] = "SandboxError"
+        return RunCodeResponse("SandboxError", f"the sandbox failed: {type(error).__name__}")
+    note_run(app.config, context, done)
+    return response_to(done.result, app.config.memory_mb)
+
+
+async def _run(app: AppContext, context: RequestContext, job: Job, deadline: float) -> Run:
+    """Run the job when there is a place for it. Problem 504 after `deadline`, and what else Service.run raises."""
+    assert context.key is not None
+    why = ""
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.ExitStack() as place:
+            try:
+                place.enter_context(app.quotas.run(context.key, time.monotonic()))
+                return await app.service.run(job, key=context.key.name, wait_seconds=left)
+            except (Refused, NotReady, PoolFull, PoolTimeout, PoolClosed) as error:
+                if getattr(error, "delivered", False):
+                    raise
+                why = "the queue is full" if isinstance(error, (PoolFull, PoolTimeout)) else str(error)
+        await asyncio.sleep(PAUSE)
+    raise _gateway_timeout(why)
+
+
+def _gateway_timeout(why: str) -> Problem:
+    return Problem(504, "run-code-timeout", "The wait was too long", f"the program has not run: {why}", delivered=False)
+
+
+def handlers(*, without_key: bool) -> list[Any]:
+    """Return the routes."""
+
+    @post(
+        PATH,
+        status_code=200,
+        guards=[require_no_key(KEY) if without_key else require_key, require_json],
+        responses={200: ResponseSpec(RunCodeResponse, generate_examples=False, description="As SandboxFusion answers.")},
+        tags=["SandboxFusion"],
+    )
+    async def run_code() -> ASGIApp:
+        """Run a program: SandboxFusion's wire format."""
+        return RunCodeAnswer()
+
+    @get(PING, media_type=MediaType.JSON, tags=["SandboxFusion"])
+    async def ping() -> str:
+        """Whether this process answers."""
+        return "pong"
+
+    return [run_code, ping]
