@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import MediaType, get, post
+from litestar import MediaType, Response, get, post
 from litestar.openapi import ResponseSpec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -187,8 +187,8 @@ def handlers(*, without_key: bool) -> list[Any]:
         return RunCodeAnswer()
 
     @get(PING, media_type=MediaType.JSON, tags=["SandboxFusion"])
-    async def ping() -> str:
-        """Whether this process answers."""
-        return "pong"
+    async def ping() -> Response[bytes]:
+        """Whether this process answers: the JSON string "pong"."""
+        return Response(msgspec.json.encode("pong"), media_type=MediaType.JSON)
 
     return [run_code, ping]
