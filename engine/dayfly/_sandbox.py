@@ -379,6 +379,11 @@ class AsyncSandbox:
             self.note(error)
             raise
 
+    @property
+    def pythons(self) -> Mapping[str, str]:
+        """Interpreters that the image has, by what `python` may be: `{"3": "3.11.2", "2": "2.7"}`. Empty before `initialize`."""
+        return dict(self._pythons)
+
     def note(self, what: Event | DayflyError) -> None:
         """Internal: count how a run ended."""
         if isinstance(what, Ended):

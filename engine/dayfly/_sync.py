@@ -128,6 +128,11 @@ class Sandbox:
         options = {"max_runs": max_runs, "max_seconds": max_seconds, "idle_seconds": idle_seconds}
         return Session(self._open_loop(), self._sandbox.session(**options))  # type: ignore[arg-type]
 
+    @property
+    def pythons(self) -> Mapping[str, str]:
+        """See AsyncSandbox.pythons."""
+        return self._sandbox.pythons
+
     def stats(self) -> Stats:
         """See AsyncSandbox.stats. May be called from any thread."""
         return self._sandbox.stats()

@@ -186,7 +186,7 @@ SERVER_LAYERS = [
     ["process"],
     ["app"],
     ["middleware", "routes"],
-    ["fusion"],
+    ["fusion", "piston"],
     ["guards"],
     ["runs"],
     ["context"],

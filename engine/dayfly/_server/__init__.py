@@ -9,6 +9,7 @@ and the core never imports it. Its modules, top to bottom:
     middleware   what holds for every request: context, networks, HEAD, headers, the log line
     routes       paths and documentation
     fusion       POST /run_code: SandboxFusion's wire format
+    piston       POST /api/v2/execute: Piston's wire format
     guards       keys and types of requests
     runs         a request for a run, from its quotas to its answer: JSON or server-sent events
     context      what one request and one server know

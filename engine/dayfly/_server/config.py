@@ -84,6 +84,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     run_code_without_key: Annotated[bool, _about("Take requests to /run_code without a key; all together have the quotas of one.")] = False
     run_code_wait_seconds: Annotated[float, _about("A request to /run_code waits so long beside its compile_timeout.", ge=0, le=3_600)] = 8
 
+    piston: Annotated[bool, _about("Serve POST /api/v2/execute and GET /api/v2/runtimes, as Piston does.")] = False
+
     max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=MAX_WAITING)] = 200
     queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
     max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512

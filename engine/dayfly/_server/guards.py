@@ -49,8 +49,10 @@ def require_no_key(name: str) -> Any:
 def _secret(headers: Any) -> str | None:
     secret: str | None = headers.get("x-api-key")
     if secret is None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        secret = token.strip() if scheme.lower() == "bearer" else None
+        given = headers.get("authorization", "").strip()
+        scheme, _, token = given.partition(" ")
+        # Clients of Piston's send the key alone.
+        secret = token.strip() if scheme.lower() == "bearer" else given if given and " " not in given else None
     return secret
 
 

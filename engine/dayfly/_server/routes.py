@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from dayfly import Job, Result, __version__
 
-from . import bodies, docs, fusion, runs
+from . import bodies, docs, fusion, piston, runs
 from .config import Config
 from .context import app_context, request_context
 from .guards import require_json, require_key
@@ -87,13 +87,15 @@ _BODIES = {
     "/v1/run": "Job",
     "/v1/run/stream": "Job",
     fusion.PATH: "RunCodeRequest",
+    piston.PATH: "ExecuteRequest",
     "/v1/sessions": "SessionRequest",
     "/v1/sessions/{session_id}/run": "Job",
     "/v1/sessions/{session_id}/run/stream": "Job",
 }
 SCHEMAS: dict[str, Any]
 _, SCHEMAS = msgspec.json.schema_components(
-    [Job, bodies.CompileRequest, bodies.SessionRequest, fusion.RunCodeRequest], ref_template="#/components/schemas/{name}"
+    [Job, bodies.CompileRequest, bodies.SessionRequest, fusion.RunCodeRequest, piston.ExecuteRequest],
+    ref_template="#/components/schemas/{name}",
 )
 """The schemas of bodies, which no handler names: they are read by `bodies`."""
 
@@ -310,4 +312,6 @@ def handlers(config: Config) -> list[Any]:
     of_sessions = [session_open, session_list, session_show, session_close, session_run, session_stream]
     own = [compile_, run, run_stream, *of_sessions, limits, healthz, readyz, metrics]
     others = fusion.handlers(without_key=config.run_code_without_key) if config.run_code else []
+    if config.piston:
+        others += piston.handlers()
     return [*own, *others, *docs.handlers(playground=config.playground)]

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -197,6 +197,11 @@ class Service:
         if stats.warm or stats.running:
             self._alive = now
         return None if now - self._alive < REFILL else "no container is warm"
+
+    @property
+    def pythons(self) -> Mapping[str, str]:
+        """Interpreters of the image; none while no sandbox stands."""
+        return {} if self._sandbox is None else self._sandbox.pythons
 
     def stats(self) -> Stats | None:
         """Return the sandbox's, None while there is none."""
