@@ -207,6 +207,16 @@ def as_job(what: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOpt
     return Job(code=what, **changes)
 
 
+def to_json(job: Job) -> bytes:
+    """Return the job's JSON form. TypeError or ValueError for data that JSON cannot carry."""
+    changes: dict[str, Any] = {}
+    if job.data is not UNSET:
+        changes["data"] = msgspec.Raw(_json(job.data).encode())
+    if job.code is not None:  # which may have lone surrogates
+        changes |= {"code": None, "code_bytes": job.source}
+    return msgspec.json.encode(msgspec.structs.replace(job, **changes))
+
+
 def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: bool = False) -> Request:
     """Return all that hands `job` over. ValueError for code or input over the limits, or data that JSON cannot carry.
 
@@ -339,4 +349,4 @@ def _json(data: Any) -> str:
     return text
 
 
-__all__ = ["UNSET", "Job", "RunOptions", "UnsetType", "as_job", "check_timeout", "request"]
+__all__ = ["UNSET", "Job", "RunOptions", "UnsetType", "as_job", "check_timeout", "request", "to_json"]

@@ -59,13 +59,13 @@ class Sandbox:
             if name not in SandboxOptions.__annotations__:
                 raise TypeError(f"Sandbox has no argument {name!r}; it may have {', '.join(SandboxOptions.__annotations__)}")
         self._sandbox = AsyncSandbox(pool_size, timeout_ms, memory_limit_mb, **options)
-        self._loop: _Loop | None = None
+        self._loop: Loop | None = None
 
     def initialize(self) -> None:
         """See AsyncSandbox.initialize."""
         if self._loop is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
-        self._loop = _Loop(self._sandbox.close)
+        self._loop = Loop(self._sandbox.close)
         _open.add(self)
         try:
             self._loop.call(self._sandbox.initialize)
@@ -137,7 +137,7 @@ class Sandbox:
         """See AsyncSandbox.stats. May be called from any thread."""
         return self._sandbox.stats()
 
-    def _open_loop(self) -> _Loop:
+    def _open_loop(self) -> Loop:
         if self._loop is None or not self._loop.open:
             raise PoolClosed("the sandbox is not initialized yet" if self._loop is None else "the sandbox is closed")
         if self._loop.owner != os.getpid():
@@ -148,7 +148,7 @@ class Sandbox:
 class Session:
     """The same as AsyncSession, for threads; made by `Sandbox.session`."""
 
-    def __init__(self, loop: _Loop, session: AsyncSession) -> None:
+    def __init__(self, loop: Loop, session: AsyncSession) -> None:
         self._loop = loop
         self._session = session
 
@@ -235,7 +235,7 @@ class _Call(Future[T]):
         return True
 
 
-class _Loop:
+class Loop:
     """An event loop in a daemon thread. Daemon, so that an interpreter that exits does not wait for a sandbox that was not closed."""
 
     def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
@@ -299,22 +299,22 @@ class _Loop:
         finally:
             started.cancel()
 
-    def iterate(self, make: Callable[[], AsyncGenerator[Event, None]]) -> Generator[Event, None, None]:
-        """Iterate over events on the loop, in this thread. Leaving the iteration closes them."""
-        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+    def iterate(self, make: Callable[[], AsyncGenerator[T, None]]) -> Generator[T, None, None]:
+        """Iterate over what a generator yields on the loop, in this thread. Leaving the iteration closes it."""
+        items: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
 
         async def pump() -> None:
             try:
                 async with aclosing(make()) as source:
-                    async for event in source:
-                        events.put(event)
+                    async for item in source:
+                        items.put((item,))
             finally:
-                events.put(None)
+                items.put(None)
 
         call = self.start(pump)
         try:
-            while (event := events.get()) is not None:
-                yield event
+            while (box := items.get()) is not None:
+                yield box[0]
             call.result()
         finally:
             call.cancel()

@@ -22,7 +22,7 @@ RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 LAYERS = [
     ["__main__"],
     ["__init__", "_cli"],
-    ["_doctor"],
+    ["_doctor", "remote"],
     ["_sync"],
     ["_sandbox"],
     ["_session"],

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import Job, Limits
-from dayfly._job import MAX_TIMEOUT_MS, RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request
+from dayfly._job import MAX_TIMEOUT_MS, RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request, to_json
 from dayfly._messages import Request, Run, encode
 
 
@@ -602,3 +602,32 @@ def test_data_that_is_json_text_is_passed_on_without_being_built() -> None:
     for bad in (b"{", b"", b"1 2", b"[" * 100_000):
         with pytest.raises(ValueError, match="data is not valid JSON"):
             request(Job(code="", data=msgspec.Raw(bad)), Limits(), timeout_ms=1, python="3")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(code="print(1)"),
+        Job(code="'\ud800'"),
+        Job(code=b"\xff", data={"x": [1, None, "\u2028"]}, timeout_ms=5, v3=True, args=["a"], env={"A": "b"}),
+        Job(
+            code="",
+            data=msgspec.Raw(b'{"a": 1}'),
+            stdin_bytes=b"\xff",
+            files={"a/b": b"\xff", "c": "text"},
+            fetch=["*"],
+            seed=-1,
+            merge_stderr=True,
+        ),
+        Job(code="", data=None, stdin=""),
+    ],
+)
+def test_the_json_form_is_the_same_job_again(job: Job) -> None:
+    again = msgspec.json.decode(to_json(job), type=Job)
+    limits = Limits()
+    assert request(again, limits, timeout_ms=9, python="3") == request(job, limits, timeout_ms=9, python="3")
+
+
+def test_data_that_json_cannot_carry_has_no_json_form() -> None:
+    with pytest.raises(ValueError, match="data"):
+        to_json(Job(code="", data=float("nan")))

@@ -123,7 +123,7 @@ def _result(kind: Any, media_type: str, description: str, *, session: bool = Fal
     }
 
 
-_EVENTS = "Events: `started` {queueMs}; `output` {stream, text}, as written; last, `result` (a Result) or `error`."
+_EVENTS = "Events: `started` {queueMs}; `output` {stream, text, data?}, as written; last, `result` (a Result) or `error`."
 
 
 # Runs.

@@ -187,7 +187,7 @@ class StreamAnswer(RunAnswer):
                 context.key.name,
                 job,
                 on_start=lambda queue_ms: events.put_nowait(event("started", {"queueMs": round(queue_ms, 3)})),
-                on_output=lambda piece: events.put_nowait(event("output", {"stream": piece.stream, "text": piece.text})),
+                on_output=lambda piece: events.put_nowait(event("output", _shown(piece))),
             )
         )
         try:
@@ -238,6 +238,14 @@ class StreamAnswer(RunAnswer):
             if told.status == 500:
                 log.exception("a run raised what nobody foresaw", exc_info=error)
             return event("error", told.details(context.id))
+
+
+def _shown(piece: Piece) -> dict[str, Any]:
+    """Return a piece as JSON. `data`, in base64, is there where the text is not the whole of it."""
+    shown: dict[str, Any] = {"stream": piece.stream, "text": piece.text}
+    if piece.text.encode() != piece.data:
+        shown["data"] = piece.data
+    return shown
 
 
 def event(name: str, value: Any) -> bytes:

@@ -1,0 +1,570 @@
+"""Run programs on another machine: `dayfly serve` there, and the interface of a sandbox here.
+
+    from dayfly.remote import RemoteSandbox
+
+    with RemoteSandbox("https://sandbox.example:8000", key) as sandbox:
+        result = sandbox.run('print("Hello, world!")', timeout_ms=2_000)
+
+`run`, `stream` and `session` take, return and raise what those of a Sandbox do. A run is sent again only where it
+cannot have run: the server was not reached, or has said so. Only httpx is needed, not the extra `server`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, closing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import msgspec
+
+from ._errors import (
+    ContainerLost,
+    DayflyError,
+    EngineRefused,
+    EngineUnreachable,
+    PoolClosed,
+    PoolFull,
+    PoolTimeout,
+    SessionLost,
+    StartFailed,
+)
+from ._job import Job, RunOptions, as_job, to_json
+from ._limits import number
+from ._result import OnOutput, Piece, Result
+from ._sync import Loop
+
+if TYPE_CHECKING:
+    import ssl
+
+    from typing_extensions import Unpack
+
+CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 5.0
+"""A connection that was idle for so long is not used again. Servers keep them longer, so that none is cut off just as a run is sent."""
+RETRY_SECONDS = 0.2
+"""Before the server is asked again where it has not said when."""
+DEFAULT_TIMEOUT_MS = 604_800_000.0
+
+
+class AsyncRemoteSandbox:
+    """A sandbox on another machine, behind `dayfly serve`. Works on asyncio and trio.
+
+    Use it as an async context manager, or call `initialize` and `close`.
+
+    url: of the server, without a path of its routes. key: an API key of the server's.
+    queue_timeout_ms: for so long a run is offered again that the server cannot take yet.
+    answer_seconds: the server may be silent for so long beyond a program's time-out.
+    verify: certificates, as for httpx.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        queue_timeout_ms: float = 60_000,
+        answer_seconds: float = 60,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ValueError(f"url must be the http or https URL of a server, not {url!r:.80}")
+        self._url = url.rstrip("/")
+        self._queue_seconds = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
+        self._answer_seconds = number("answer_seconds", answer_seconds, least=0.001, most=1e6)
+        self._headers = {} if key is None else {"X-API-Key": key}
+        self._verify = verify
+        self._client: httpx.AsyncClient | None = None
+        self._max_timeout_ms = DEFAULT_TIMEOUT_MS
+        self._closed = False
+
+    async def initialize(self) -> None:
+        """Ask the server for its limits, and whether the key is right.
+
+        EngineUnreachable if there is no server, EngineRefused if it is not one of dayfly's or refuses the key.
+        """
+        if self._client is not None:
+            raise RuntimeError("a sandbox is initialized once; make a new one")
+        self._client = httpx.AsyncClient(
+            base_url=self._url,
+            headers=self._headers,
+            verify=self._verify,
+            timeout=httpx.Timeout(self._answer_seconds, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+        )
+        try:
+            self._max_timeout_ms = float(await self._asked("/v1/limits", "maxTimeoutMs"))
+            await self._asked("/v1/sessions")  # which needs the key
+        except httpx.TransportError as error:
+            await self.close()
+            raise EngineUnreachable(f"no answer from {self._url}: {error}", sent=False) from error
+        except (ValueError, KeyError, TypeError) as error:
+            await self.close()
+            raise EngineRefused(f"{self._url} is not a dayfly server: {error!r}", status=200) from error
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.close()
+            raise
+
+    async def _asked(self, path: str, member: str | None = None) -> Any:
+        assert self._client is not None
+        answer = await self._client.get(path)
+        if answer.status_code != 200:
+            raise EngineRefused(f"{self._url}{path}: {_problem(answer).detail}", status=answer.status_code)
+        return answer.json() if member is None else answer.json()[member]
+
+    async def close(self) -> None:
+        """Close the connections, which ends the runs in progress. May be called twice."""
+        self._closed = True
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def __aenter__(self) -> AsyncRemoteSandbox:
+        await self.initialize()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self._url}>"
+
+    async def run(
+        self,
+        code: str | bytes | Job | Mapping[str, Any],
+        *,
+        on_output: OnOutput | None = None,
+        on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """See AsyncSandbox.run. What the server refuses as bad input is a ValueError."""
+        return await _fold(self.items("/v1/run", as_job(code, **options)), on_output, on_start)
+
+    async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
+        """See AsyncSandbox.stream."""
+        async with aclosing(self.items("/v1/run", as_job(code, **options))) as items:
+            async for item in items:
+                if item is not None:
+                    yield item
+
+    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncRemoteSession:
+        """See AsyncSandbox.session. What is over the server's bounds is a ValueError when it opens."""
+        return AsyncRemoteSession(self, {"maxRuns": max_runs, "maxSeconds": max_seconds, "idleSeconds": idle_seconds})
+
+    async def items(
+        self, path: str, job: Job, *, clean: bool = False, in_session: bool = False
+    ) -> AsyncGenerator[Piece | Result | None, None]:
+        """Internal: run a job, and yield None when it begins, each Piece of output, and the Result."""
+        body = to_json(job)
+        seconds = (self._max_timeout_ms if job.timeout_ms is None else job.timeout_ms) / 1_000 + self._answer_seconds
+        params = {"clean": "true"} if clean else {}
+        result: Result | None = None
+        async with self.exchange("POST", f"{path}/stream", body, params=params, seconds=seconds, in_session=in_session) as answer:
+            try:
+                async for name, data in _events(answer):
+                    match name:
+                        case "started":
+                            yield None
+                        case "output":
+                            yield _piece(data)
+                        case "result":  # the last one; the end is read too, so that the connection can be used again
+                            result = msgspec.json.decode(data, type=Result)
+                        case "error":
+                            raise _error(msgspec.json.decode(data, type=_Problem), in_session=in_session)
+            except httpx.TransportError as error:
+                if result is None:
+                    raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
+            except msgspec.DecodeError as error:
+                raise _lost(f"{self._url} sent what is not an event: {error}", in_session=in_session) from error
+        if result is None:
+            raise _lost(f"{self._url} has closed the connection before the result", in_session=in_session)
+        yield result
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        params: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        in_session: bool = False,
+    ) -> AsyncIterator[httpx.Response]:
+        """Internal: send a request until the server has taken it, and hold the answer, whose body is not read yet.
+
+        `seconds`: the server may be silent for so long. Raises what `run` raises.
+        """
+        client = self._client
+        if client is None or self._closed:
+            raise PoolClosed("the sandbox is closed" if self._closed else "the sandbox is not initialized yet")
+        until = time.monotonic() + self._queue_seconds
+        timeout = httpx.Timeout(self._answer_seconds if seconds is None else seconds, connect=CONNECT_SECONDS)
+        headers = {"Content-Type": "application/json"} if body else {}
+        while True:
+            request = client.build_request(method, path, content=body, params=params, headers=headers, timeout=timeout)
+            pause = RETRY_SECONDS
+            try:
+                answer = await client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:  # nothing was sent
+                told: Exception = PoolTimeout(f"{self._url} was not reached within {self._queue_seconds:g} s (queue_timeout_ms)")
+                told.__cause__ = EngineUnreachable(f"no connection to {self._url}: {error}", sent=False)
+            except httpx.TransportError as error:
+                raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
+            else:
+                try:
+                    if answer.is_success:
+                        yield answer
+                        return
+                    try:
+                        await answer.aread()
+                    except httpx.TransportError as error:
+                        raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await answer.aclose()
+                problem = _problem(answer)
+                told = _error(problem, in_session=in_session)
+                if not problem.may_be_tried_again:
+                    raise told
+                pause = float(answer.headers.get("retry-after", pause))
+            pause *= 0.5 + random.random() / 2  # noqa: S311 - so that many clients do not come back at once
+            if time.monotonic() + pause > until:
+                raise told
+            await anyio.sleep(pause)
+
+
+class AsyncRemoteSession:
+    """A session of a sandbox on another machine; made by `AsyncRemoteSandbox.session`. See AsyncSession."""
+
+    def __init__(self, sandbox: AsyncRemoteSandbox, wanted: Mapping[str, float]) -> None:
+        self._sandbox = sandbox
+        self._wanted = dict(wanted)
+        self._path = ""
+        self._closed = False
+        self.runs = 0
+        """Programs that were handed over."""
+
+    async def open(self) -> None:
+        """See AsyncSession.open."""
+        if self._path:
+            raise RuntimeError("a session is opened once; make a new one")
+        async with self._sandbox.exchange("POST", "/v1/sessions", msgspec.json.encode(self._wanted)) as answer:
+            self._path = f"/v1/sessions/{msgspec.json.decode(await answer.aread())['id']}"
+
+    async def close(self) -> None:
+        """End the session. May be called twice, and after its end."""
+        if self._path and not self._closed:
+            self._closed = True
+            try:
+                async with self._sandbox.exchange("DELETE", self._path):
+                    pass
+            except DayflyError:
+                pass  # it has ended, or ends by itself when it has been idle
+
+    async def __aenter__(self) -> AsyncRemoteSession:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CONNECT_SECONDS):
+            await self.close()
+
+    async def run(
+        self,
+        code: str | bytes | Job | Mapping[str, Any],
+        *,
+        clean: bool = False,
+        on_output: OnOutput | None = None,
+        on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """See AsyncSession.run."""
+        return await _fold(self.items(as_job(code, **options), clean=clean), on_output, on_start)
+
+    async def stream(
+        self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
+    ) -> AsyncIterator[Piece | Result]:
+        """See AsyncSession.stream."""
+        async with aclosing(self.items(as_job(code, **options), clean=clean)) as items:
+            async for item in items:
+                if item is not None:
+                    yield item
+
+    async def items(self, job: Job, *, clean: bool) -> AsyncGenerator[Piece | Result | None, None]:
+        """Internal: run a job, and yield what `AsyncRemoteSandbox.items` does."""
+        if not self._path or self._closed:
+            raise SessionLost(f"the session is over: it is {'closed' if self._closed else 'not open'}", delivered=False)
+        async with aclosing(self._sandbox.items(f"{self._path}/run", job, clean=clean, in_session=True)) as items:
+            async for item in items:
+                self.runs += item is None
+                yield item
+
+
+class RemoteSandbox:
+    """The same as AsyncRemoteSandbox, for threads. Takes its arguments; `run` may be called from any number of threads."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        queue_timeout_ms: float = 60_000,
+        answer_seconds: float = 60,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        self._sandbox = AsyncRemoteSandbox(url, key, queue_timeout_ms=queue_timeout_ms, answer_seconds=answer_seconds, verify=verify)
+        self._loop: Loop | None = None
+
+    def initialize(self) -> None:
+        """See AsyncRemoteSandbox.initialize."""
+        if self._loop is not None:
+            raise RuntimeError("a sandbox is initialized once; make a new one")
+        self._loop = Loop(self._sandbox.close)
+        try:
+            self._loop.call(self._sandbox.initialize)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """See AsyncRemoteSandbox.close. May be called from any thread."""
+        if self._loop is not None:
+            self._loop.close()
+
+    def __enter__(self) -> RemoteSandbox:
+        self.initialize()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        loop = getattr(self, "_loop", None)
+        if loop is not None and loop.open and loop.owner == os.getpid():
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            loop.start_closing()
+
+    def __repr__(self) -> str:
+        return repr(self._sandbox).replace("AsyncRemote", "Remote")
+
+    def run(
+        self,
+        code: str | bytes | Job | Mapping[str, Any],
+        *,
+        on_output: OnOutput | None = None,
+        on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """See AsyncRemoteSandbox.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        job = as_job(code, **options)
+        return _folded(self._open_loop(), lambda: self._sandbox.items("/v1/run", job), on_output, on_start)
+
+    def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
+        """See AsyncRemoteSandbox.stream."""
+        job = as_job(code, **options)
+        with closing(self._open_loop().iterate(lambda: self._sandbox.items("/v1/run", job))) as items:
+            yield from (item for item in items if item is not None)
+
+    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> RemoteSession:
+        """See AsyncRemoteSandbox.session."""
+        session = self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds)
+        return RemoteSession(self._open_loop(), session)
+
+    def _open_loop(self) -> Loop:
+        if self._loop is None or not self._loop.open:
+            raise PoolClosed("the sandbox is not initialized yet" if self._loop is None else "the sandbox is closed")
+        if self._loop.owner != os.getpid():
+            raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
+        return self._loop
+
+
+class RemoteSession:
+    """The same as AsyncRemoteSession, for threads; made by `RemoteSandbox.session`."""
+
+    def __init__(self, loop: Loop, session: AsyncRemoteSession) -> None:
+        self._loop = loop
+        self._session = session
+
+    def open(self) -> None:
+        """See AsyncRemoteSession.open."""
+        self._loop.call(self._session.open)
+
+    def close(self) -> None:
+        """See AsyncRemoteSession.close."""
+        if self._loop.open and self._loop.owner == os.getpid():
+            self._loop.call(self._session.close)
+
+    def __enter__(self) -> RemoteSession:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def runs(self) -> int:
+        """Programs that were handed over."""
+        return self._session.runs
+
+    def run(
+        self,
+        code: str | bytes | Job | Mapping[str, Any],
+        *,
+        clean: bool = False,
+        on_output: OnOutput | None = None,
+        on_start: Callable[[], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """See AsyncRemoteSession.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        job = as_job(code, **options)
+        return _folded(self._loop, lambda: self._session.items(job, clean=clean), on_output, on_start)
+
+    def stream(
+        self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
+    ) -> Iterator[Piece | Result]:
+        """See AsyncRemoteSession.stream."""
+        job = as_job(code, **options)
+        with closing(self._loop.iterate(lambda: self._session.items(job, clean=clean))) as items:
+            yield from (item for item in items if item is not None)
+
+
+# Items, and callbacks.
+
+
+class _Fold:
+    def __init__(self, on_output: OnOutput | None, on_start: Callable[[], None] | None) -> None:
+        self._on_output, self._on_start = on_output, on_start
+
+    def take(self, item: Piece | Result | None) -> Result | None:
+        if isinstance(item, Result):
+            return item
+        if item is None:
+            if self._on_start is not None:
+                self._on_start()
+        elif self._on_output is not None:
+            self._on_output(item)
+        return None
+
+
+async def _fold(
+    items: AsyncGenerator[Piece | Result | None, None], on_output: OnOutput | None, on_start: Callable[[], None] | None
+) -> Result:
+    fold = _Fold(on_output, on_start)
+    async with aclosing(items):
+        async for item in items:
+            if (result := fold.take(item)) is not None:
+                return result
+    raise AssertionError("a run ends with its result, or raises")
+
+
+def _folded(
+    loop: Loop,
+    make: Callable[[], AsyncGenerator[Piece | Result | None, None]],
+    on_output: OnOutput | None,
+    on_start: Callable[[], None] | None,
+) -> Result:
+    if on_output is None and on_start is None:
+        return loop.call(lambda: _fold(make(), None, None))
+    fold = _Fold(on_output, on_start)
+    with closing(loop.iterate(make)) as items:
+        for item in items:
+            if (result := fold.take(item)) is not None:
+                return result
+    raise AssertionError("a run ends with its result, or raises")
+
+
+# What comes over the wire.
+
+
+class _Output(msgspec.Struct):
+    stream: Any
+    text: str
+    data: bytes | None = None
+
+
+def _piece(data: bytes) -> Piece:
+    output = msgspec.json.decode(data, type=_Output)
+    return Piece(output.stream, output.text.encode() if output.data is None else output.data, output.text)
+
+
+async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[str, bytes], None]:
+    """Yield name and data of each server-sent event. `httpx` itself would cut lines at characters that JSON has unescaped."""
+    buffer = bytearray()
+    async for chunk in answer.aiter_bytes():
+        start = max(0, len(buffer) - 1)
+        buffer += chunk
+        while (end := buffer.find(b"\n\n", start)) >= 0:
+            block, start = bytes(buffer[:end]), 0
+            del buffer[: end + 2]
+            name, _, data = block.partition(b"\ndata: ")
+            if name.startswith(b"event: "):
+                yield name.removeprefix(b"event: ").decode("ascii", "replace"), data
+
+
+class _Problem(msgspec.Struct):
+    """What is known of a refusal: the server's problem, or what a proxy before it has said."""
+
+    type: str = ""
+    status: int = 0
+    detail: str = ""
+    delivered: bool | None = None
+
+    @property
+    def slug(self) -> str:
+        return self.type.removeprefix("/problems/") if self.type.startswith("/problems/") else ""
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """The server itself has said that nothing has run, and that it may be different later."""
+        return bool(self.slug) and self.status in (429, 503)
+
+
+def _problem(answer: httpx.Response) -> _Problem:
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+    except msgspec.DecodeError:
+        problem = _Problem()
+    problem.status = answer.status_code
+    problem.detail = problem.detail or f"HTTP status {answer.status_code} {answer.reason_phrase}"
+    return problem
+
+
+def _lost(message: str, *, in_session: bool) -> DayflyError:
+    return SessionLost(message, delivered=True) if in_session else ContainerLost(message, delivered=True)
+
+
+_NOT_RUN: dict[str, type[PoolFull | PoolTimeout | PoolClosed | StartFailed]] = {
+    "not-ready": PoolClosed,
+    "queue-timeout": PoolTimeout,
+    "sandbox-failed": StartFailed,
+}
+"""By the server's problem; PoolFull where it is none of them."""
+
+
+def _error(problem: _Problem, *, in_session: bool) -> Exception:
+    """Return what the sandbox itself would have raised."""
+    match problem.status, problem.slug:
+        case ((400 | 413 | 415 | 422), _):
+            return ValueError(problem.detail)
+        case ((404 | 410), "no-session" | "session-ended"):
+            return SessionLost(problem.detail, delivered=False)
+        case 409, "session-busy":
+            return RuntimeError(problem.detail)
+        case ((429 | 503), slug) if slug:
+            return _NOT_RUN.get(slug, PoolFull)(problem.detail)
+        case ((401 | 403 | 404 | 405), _):
+            return EngineRefused(problem.detail, status=problem.status)
+    # Also what a proxy says: the program may have run.
+    kind = SessionLost if in_session else ContainerLost
+    return kind(problem.detail, delivered=problem.delivered is not False)
+
+
+__all__ = ["AsyncRemoteSandbox", "AsyncRemoteSession", "RemoteSandbox", "RemoteSession"]
