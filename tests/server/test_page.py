@@ -1,6 +1,6 @@
 """The page in a browser: Debian's Chromium, headless, driven by Playwright.
 
-DAYFLY_TEST_SCREENSHOT, the name of a file, keeps a picture of it.
+DAYFLY_TEST_SCREENSHOT, the name of a file, keeps a picture of it; DAYFLY_TEST_SCREENSHOTS, a folder, one of each width and scheme.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,24 @@ REFUSED = "the server responded with a status of 422"
 """What Chromium says of an answer that a test asks for; every other complaint of its fails the test."""
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+EDITOR = "#code .cm-content"
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+"""axe-core, which looks for what keeps people out: contrast, labels, order."""
+
+
+def write(page: Page, text: str) -> None:
+    """Replace the program, as a person does: select all, and type or paste."""
+    page.focus(EDITOR)
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")  # over coloured text Chromium would put style attributes around what is inserted, and complain
+    page.keyboard.insert_text(text)
+
+
+def program(page: Page) -> str:
+    text: str = page.evaluate("program.state.doc.toString()")
+    return text
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +71,7 @@ def page(browser: Browser, shared: Server) -> Iterator[Page]:
 
 
 def test_output_appears_while_the_program_writes_and_stderr_is_told_apart(page: Page) -> None:
-    page.fill("#code", "import sys, time\nprint('one')\nprint('<b>two</b>', file=sys.stderr)\ntime.sleep(2)\nprint('three')")
+    write(page, "import sys, time\nprint('one')\nprint('<b>two</b>', file=sys.stderr)\ntime.sleep(2)\nprint('three')")
     page.click("#run")
     output = page.locator("#output")
     expect(output.locator(".stdout").first).to_contain_text("one")
@@ -70,27 +89,28 @@ def test_output_appears_while_the_program_writes_and_stderr_is_told_apart(page: 
 
 def test_it_can_be_used_with_keys_alone(page: Page, shared: Server) -> None:
     gone = shared.metric("dayfly_clients_gone_total")
-    page.focus("#code")
+    page.focus(EDITOR)
     page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
     page.keyboard.type("for n in range(10**9):\npass")  # the page indents after the colon
-    assert page.input_value("#code") == "for n in range(10**9):\n    pass"
+    assert program(page) == "for n in range(10**9):\n    pass"
     page.keyboard.press("Control+Enter")
     expect(page.locator("#badges")).to_have_text("running")
     page.keyboard.press("Escape")
     expect(page.locator("#badges .bad")).to_have_text("stopped")
     wait_for(lambda: shared.metric("dayfly_clients_gone_total") == gone + 1 or None, shared)
-    page.focus("#code")
+    page.focus(EDITOR)
     page.keyboard.press("Escape")
     page.keyboard.press("Tab")  # no trap
     assert page.evaluate("document.activeElement.id") == "stdin"
 
 
 def test_stdin_data_and_limits_reach_the_program(page: Page) -> None:
-    page.fill("#code", "import sandbox, sys\nprint(sys.stdin.read(), sandbox.data['x'])\nsandbox.send([1, 2])\nwhile True: pass")
+    write(page, "import sandbox, sys\nprint(sys.stdin.read(), sandbox.data['x'])\nsandbox.send([1, 2])\nwhile True: pass")
     page.fill("#stdin", "typed")
     page.fill("#data", '{"x": ')
     page.click("#run")
-    expect(page.locator("#badges .bad")).to_have_text("data is no JSON")
+    expect(page.locator("#badges .bad")).to_have_text("data is not valid JSON")
     page.fill("#data", '{"x": "given"}')
     page.fill("#timeout", "700")
     page.click("#run")
@@ -100,19 +120,52 @@ def test_stdin_data_and_limits_reach_the_program(page: Page) -> None:
 
 
 def test_much_output_does_not_hurt_and_a_refusal_is_shown(page: Page) -> None:
-    page.fill("#code", "print('x' * 3_000_000)")
+    write(page, "print('x' * 3_000_000)")
     page.click("#run")
     expect(page.locator("#badges .good")).to_have_text("ok")
     expect(page.locator("#badges")).to_contain_text("stdout cut")
     expect(page.locator("#output")).to_contain_text("more than this page shows")
-    page.fill("#code", " ")
+    write(page, " ")
     page.fill("#timeout", "20000")
     page.locator("#timeout").evaluate("field => { field.removeAttribute('max'); field.value = '99999999'; }")
     with page.expect_response("**/v1/run/stream*") as refusal:
-        page.focus("#code")
+        page.focus(EDITOR)
         page.keyboard.press("Control+Enter")
     assert refusal.value.status == 422
     expect(page.locator("#badges .bad")).to_contain_text("422")
+
+
+def test_the_menu_has_examples_that_end_as_they_say(page: Page) -> None:
+    names = page.locator("#examples option").all_text_contents()
+    assert len(names) > 4
+    page.select_option("#examples", "Input and data")
+    page.fill("#stdin", "typed")
+    page.fill("#data", "[1]")
+    page.click("#run")
+    expect(page.locator("#output")).to_contain_text('sandbox.send: {"received":[1]}')
+    page.select_option("#examples", "An uncaught exception")
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_have_text("error")
+    expect(page.locator("#output .stderr")).to_contain_text("ZeroDivisionError")
+    page.select_option("#examples", "Out of memory")
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_have_text("out of memory")
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_it_is_accessible_at_each_width(page: Page, scheme: str, width: int) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 900})
+    page.select_option("#examples", "An uncaught exception")
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_have_text("error")
+    if folder := os.environ.get("DAYFLY_TEST_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{scheme}-{width}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, {iframes: false}).then(results => results.violations)")
+    assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in found] == []
 
 
 @pytest.mark.parametrize(("scheme", "darker"), [("dark", True), ("light", False)])
@@ -156,7 +209,7 @@ def test_the_page_asks_for_the_key_and_is_off_by_default(browser: Browser, serve
     page.click("#run")
     expect(page.locator("#badges .bad")).to_contain_text("403")
     expect(page.locator("#key")).to_be_focused()
-    page.fill("#code", "print('let in')")
+    write(page, "print('let in')")
     page.fill("#key", key)
     page.keyboard.press("Enter")
     expect(page.locator("#output")).to_have_text("let in\n")

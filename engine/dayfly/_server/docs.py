@@ -1,6 +1,6 @@
 """The two pages, as files of this package: the playground at /, and the documentation of the API at /schema.
 
-Both are written by hand and load nothing from anywhere else. The Content-Security-Policy, which the edge sends with every answer, says
+Both are written by hand, but for the editor, which `tools/editor/build` makes of CodeMirror, and load nothing from anywhere else. The Content-Security-Policy, which the edge sends with every answer, says
 so: no inline script or style, nobody may frame them, and no text ever becomes HTML (`require-trusted-types-for`).
 """
 
@@ -36,7 +36,7 @@ def handlers(*, playground: bool) -> Sequence[HTTPRouteHandler]:
     """Return the routes of the pages; the playground's only if it is wanted."""
     names = [("/page.css", "page.css"), ("/schema/page.js", "schema.js")]
     if playground:
-        names += [("/", "index.html"), ("/page.js", "page.js")]
+        names += [("/", "index.html"), ("/page.js", "page.js"), ("/editor.js", "editor.js")]
     return [_file(path, name) for path, name in names]
 
 

@@ -1,11 +1,99 @@
-// The playground: one form, one run at a time over POST /v1/run/stream. No library, no HTML made of text: everything is a text node.
+// The playground: one form, one run at a time over POST /v1/run/stream. No HTML made of text: everything is a text node.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const KEEP = 400000; // characters shown; a browser with more in one element stops being usable
 let controller = null;
 let shown = 0;
-let tabMoves = false;
+let program = null; // the editor
+
+const EXAMPLES = {
+  "Output as it is written": `import sys, time
+
+for number in range(3):
+    print("working", number)
+    time.sleep(0.5)
+print("this goes to stderr", file=sys.stderr)
+`,
+  "Input and data": `import sys
+
+import sandbox
+
+print("standard input:", sys.stdin.read())
+sandbox.send({"received": sandbox.data})
+`,
+  "An uncaught exception": `def invert(number):
+    return 1 / number
+
+
+print(invert(0))
+`,
+  "A time-out": `print("output is kept to the last byte")
+while True:
+    pass
+`,
+  "Out of memory": `blocks = []
+while True:
+    blocks.append(bytearray(1_000_000))
+`,
+  "Files, processes, no network": `import os
+import socket
+import subprocess
+
+with open("note.txt", "w") as file:
+    file.write("gone afterwards")
+print(os.listdir(), os.getuid())
+print(subprocess.run(["uname", "-s"], capture_output=True, text=True).stdout)
+socket.create_connection(("192.0.2.1", 80), timeout=1)
+`,
+};
+
+// In a shadow root the editor's styles are adopted style sheets, which the page's policy allows; <style> elements are forbidden.
+function makeEditor(text) {
+  const { EditorState, EditorView, HighlightStyle, bracketMatching, defaultKeymap, drawSelection, history, historyKeymap, indentLess,
+    indentMore, indentOnInput, indentUnit, keymap, lineNumbers, python, syntaxHighlighting, tags } = CodeMirror;
+  const colours = HighlightStyle.define([
+    { tag: [tags.keyword, tags.operatorKeyword, tags.controlKeyword], color: "var(--keyword)" },
+    { tag: [tags.string, tags.special(tags.string)], color: "var(--string)" },
+    { tag: tags.comment, color: "var(--comment)", fontStyle: "italic" },
+    { tag: [tags.number, tags.bool, tags.null], color: "var(--number)" },
+    { tag: [tags.function(tags.definition(tags.variableName)), tags.definition(tags.className)], color: "var(--name)" },
+  ]);
+  const theme = EditorView.theme({
+    "&": { color: "var(--front)", fontSize: ".9rem" },
+    "&.cm-focused": { outline: "none" },
+    ".cm-scroller": { fontFamily: "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace", minHeight: "14rem", maxHeight: "32rem" },
+    ".cm-content": { caretColor: "var(--front)" },
+    ".cm-cursor": { borderLeftColor: "var(--front)" },
+    ".cm-gutters": { backgroundColor: "transparent", color: "var(--soft)", border: "none" },
+    "&.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, .cm-selectionBackground": {
+      backgroundColor: "color-mix(in srgb, var(--accent) 30%, transparent)",
+    },
+    "&.cm-focused .cm-matchingBracket": { backgroundColor: "transparent", outline: "1px solid var(--soft)" },
+  });
+  const root = $("code").attachShadow({ mode: "open" });
+  return new EditorView({
+    root,
+    parent: root,
+    state: EditorState.create({
+      doc: text,
+      extensions: [
+        lineNumbers(), history(), drawSelection(), indentOnInput(), bracketMatching(), indentUnit.of("    "), python(),
+        syntaxHighlighting(colours), theme, EditorView.lineWrapping,
+        EditorView.contentAttributes.of({ "aria-label": "Program", spellcheck: "false", autocapitalize: "off" }),
+        keymap.of([
+          { key: "Mod-Enter", run: () => true }, // the page's: it runs the program
+          { key: "Tab", run: indentMore, shift: indentLess },
+          ...defaultKeymap, ...historyKeymap,
+        ]),
+      ],
+    }),
+  });
+}
+
+function show(text) {
+  program.dispatch({ changes: { from: 0, to: program.state.doc.length, insert: text } });
+}
 
 function write(stream, text) {
   if (!text || shown > KEEP) return;
@@ -59,7 +147,7 @@ function finished(result, queueMs) {
 }
 
 function job() {
-  const body = { code: $("code").value };
+  const body = { code: program.state.doc.toString() };
   const limit = Number($("timeout").value);
   if (limit) body.timeoutMs = limit;
   if ($("python").value) body.v3 = $("python").value === "3";
@@ -92,7 +180,7 @@ async function run() {
   try {
     body = job();
   } catch (error) {
-    badges([["data is no JSON", "bad"]]);
+    badges([["data is not valid JSON", "bad"]]);
     $("data").focus();
     return;
   }
@@ -155,20 +243,6 @@ function remember() {
   } catch (error) { /* storage may be forbidden: then it is typed again */ }
 }
 
-function indent(event) {
-  const area = event.target;
-  const { selectionStart: start, selectionEnd: end, value } = area;
-  if (event.key === "Tab" && !event.shiftKey && !tabMoves) {
-    event.preventDefault();
-    area.setRangeText("    ", start, end, "end");
-  } else if (event.key === "Enter" && !event.ctrlKey && !event.metaKey && start === end) {
-    const line = value.slice(value.lastIndexOf("\n", start - 1) + 1, start);
-    event.preventDefault();
-    area.setRangeText("\n" + line.match(/^[ \t]*/)[0] + (/:\s*$/.test(line) ? "    " : ""), start, end, "end");
-  }
-  tabMoves = event.key === "Escape";
-}
-
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
@@ -180,7 +254,9 @@ $("form").addEventListener("submit", (event) => {
   run();
 });
 $("stop").addEventListener("click", stop);
-$("code").addEventListener("keydown", indent);
+for (const name of Object.keys(EXAMPLES)) $("examples").add(new Option(name, name));
+$("examples").addEventListener("change", () => show(EXAMPLES[$("examples").value]));
+program = makeEditor(Object.values(EXAMPLES)[0]);
 
 (async () => {
   try {
