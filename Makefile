@@ -58,7 +58,7 @@ $(VENV)/installed: pyproject.toml engine/dayfly/_version.py
 	$(say) "virtual environment and package, in $(VENV)"
 	@python3 -m venv $(VENV)
 	@$(PIP) --upgrade 'pip>=25.1' # knows dependency groups
-	@$(PIP) --editable '.[otel,server]' --group dev --group reach
+	@$(PIP) --editable '.[mcp,otel,server]' --group dev --group reach
 	@touch $@
 
 # CPython's own test modules, in a plain container and in dayfly: lists each test that differs. About half an hour;

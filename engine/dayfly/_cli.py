@@ -43,6 +43,7 @@ from ._job import UNSET, Job
 from ._limits import MAX_RUN_BYTES, Limits
 from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
 from ._result import Outcome, Piece, Result
+from ._sandbox import AsyncSandbox
 from ._sync import Sandbox
 from ._version import __version__
 
@@ -284,6 +285,30 @@ def serve(context: typer.Context) -> None:
             raise
         sys.exit("dayfly: the server needs click, which is not installed: pip install 'dayfly[server]'")
     command.main(context.args)
+
+
+@app.command()
+def mcp(
+    *,
+    pool_size: Annotated[int, typer.Option(help="Containers kept warm.")] = 1,
+    timeout_ms: Annotated[float, typer.Option(help="Milliseconds of wall time of a program that does not say.")] = 10_000,
+    max_timeout_ms: Annotated[float, typer.Option(help="Milliseconds that a program may ask for.")] = 60_000,
+    memory_mb: Annotated[float, typer.Option(help="Memory in 10^6 bytes, files in /tmp included.")] = 50,
+    preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before each run; may be repeated.")] = None,
+    image: Annotated[str, typer.Option(metavar="NAME", help="A runner image.")] = DEFAULT_IMAGE,
+    runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
+    docker_host: DockerHost = None,
+) -> None:
+    """Serve the tool `run_python` to one agent, by the Model Context Protocol over stdin and stdout, until it goes."""
+    try:
+        from . import _mcp
+    except ModuleNotFoundError as missing:
+        sys.exit(f"dayfly: this needs {missing.name}, which is not installed: pip install 'dayfly[mcp]'")
+    with _told(FAILED):
+        sandbox = AsyncSandbox(
+            pool_size, timeout_ms, memory_mb, image=image, runtime=runtime, docker_host=docker_host, preload=tuple(preload or ())
+        )
+        _mcp.main(sandbox, max_seconds=max_timeout_ms / 1_000)
 
 
 @app.command()

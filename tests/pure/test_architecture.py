@@ -22,7 +22,7 @@ RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 LAYERS = [
     ["__main__"],
     ["__init__", "_cli"],
-    ["_doctor", "remote"],
+    ["_doctor", "_mcp", "remote"],
     ["_sync"],
     ["_sandbox"],
     ["_session"],
@@ -47,7 +47,7 @@ NO_IO = [
     *("_result", "_seccomp", "_spec", "_stats", "_stdcopy"),
 ]
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
-OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}}
+OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}, "_mcp": OUTSIDE | {"mcp", "pydantic"}}
 TYPING_ONLY = {"typing_extensions"}  # the type checker has it
 
 # What need not be in a layer below, but is imported inside a function only, and why.
@@ -57,6 +57,7 @@ DEFERRED = {
 }
 # What must not be imported before it is needed, though it is in a layer below.
 LAZY = {
+    "_cli": {"dayfly._mcp"},  # an extra of its own
     "_engine_api": {"dayfly._connection"},  # brings httpx, half of what `import dayfly` would cost
     "_watchdog_process": {  # waits in a bare interpreter
         *("anyio", "msgspec", "dayfly._endpoint", "dayfly._engine_api", "dayfly._errors", "dayfly._orphans"),
@@ -186,7 +187,7 @@ SERVER_LAYERS = [
     ["process"],
     ["app"],
     ["middleware", "routes"],
-    ["fusion", "piston"],
+    ["fusion", "mcp", "piston"],
     ["guards"],
     ["runs"],
     ["context"],
@@ -204,6 +205,7 @@ SERVER_MAY_ALSO_USE = {
     "dayfly._endpoint",  # where the engine is, found once
     "dayfly._limits",  # bounds that it shares with the sandbox
     "dayfly._names",  # the default image
+    "dayfly._mcp",  # the tools, which `dayfly mcp` has too
 }
 
 

@@ -10,6 +10,7 @@ and the core never imports it. Its modules, top to bottom:
     routes       paths and documentation
     fusion       POST /run_code: SandboxFusion's wire format
     piston       POST /api/v2/execute: Piston's wire format
+    mcp          POST /mcp: tools for agents; the extra `mcp`
     guards       keys and types of requests
     runs         a request for a run, from its quotas to its answer: JSON or server-sent events
     context      what one request and one server know

@@ -40,11 +40,21 @@ def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[Pro
 def application(context: AppContext, tracing: Tracing, connections: Connections | None = None) -> ASGIApp:
     """Return the whole ASGI application. Its lifespan starts the sandbox, and closes it."""
 
+    route_handlers = routes.handlers(context.config)
+    protocol: Any = contextlib.nullcontext()
+    if context.config.mcp:
+        from . import mcp  # noqa: PLC0415 - an extra of its own, which takes its time
+
+        tools = mcp.Mcp(context.config)
+        route_handlers.append(mcp.handler(tools))
+        protocol = tools.running()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> Any:
         context.service.start()
         try:
-            yield
+            async with protocol:
+                yield
         finally:
             context.sessions.stop()
             await context.service.stop()
@@ -52,7 +62,7 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
 
     key = SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header")
     app = Litestar(
-        routes.handlers(context.config),
+        route_handlers,
         lifespan=[lifespan],
         exception_handlers={Exception: _on_error},
         openapi_config=OpenAPIConfig(

@@ -86,6 +86,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     piston: Annotated[bool, _about("Serve POST /api/v2/execute and GET /api/v2/runtimes, as Piston does.")] = False
 
+    mcp: Annotated[bool, _about("Serve POST /mcp, the Model Context Protocol; needs the extra `mcp`.")] = False
+
     max_waiting: Annotated[int, _about("Runs in the queue at most.", ge=0, le=MAX_WAITING)] = 200
     queue_timeout_ms: Annotated[float, _about("Time in the queue at most.", ge=1, le=3_600_000)] = 10_000
     max_requests: Annotated[int, _about("Requests at once at most, of whatever kind.", ge=1, le=1_000_000)] = 512

@@ -7,6 +7,7 @@ reads the keys again. A killed process leaves nothing either; the library sees t
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import signal
 import socket
 import sys
@@ -43,6 +44,8 @@ def check(config: Config) -> tuple[KeyStore, Tracing]:
         raise ConfigError(str(error)) from None
     if not config.loopback and not len(ring):
         raise ConfigError(f"keys_file: {config.keys_file} has no key, and host {config.host} is not a loopback address")
+    if config.mcp and importlib.util.find_spec("mcp") is None:
+        raise ConfigError("mcp: the package mcp is not installed: pip install 'dayfly[mcp]'")
     return ring, Tracing(wanted=config.traces)
 
 

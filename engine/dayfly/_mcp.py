@@ -1,0 +1,208 @@
+"""The tools of `dayfly mcp` and of `/mcp` on the server, on the official SDK (the extra `mcp`).
+
+What a program did, a failure of its own among it, is a result that the model reads. A failure of the sandbox is a protocol error, which it
+does not see. Nothing persists from one call to the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import anyio
+from mcp import MCPError
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import (
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    TextContent,
+    TextResourceContents,
+    ToolAnnotations,
+)
+from pydantic import BaseModel, Field
+
+from ._errors import DayflyError
+from ._job import Job
+from ._result import Outcome, Result
+from ._sandbox import AsyncSandbox
+from ._version import __version__
+
+INTERNAL_ERROR = -32603
+"""JSON-RPC's number."""
+SHOWN = 20_000
+"""Characters of each stream in the text of a result; what is in the middle is left out."""
+IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+MOST_IMAGES = 5
+
+Run = Callable[[Job, Any], Awaitable[Result]]
+"""Runs a job of a call, whose Context is the second argument. DayflyError becomes a protocol error, ValueError one of the tool's."""
+
+
+class FileInfo(BaseModel):
+    """A file that came out; its content is a resource beside."""
+
+    path: str
+    size: int
+
+
+class RunOutput(BaseModel):
+    """What the program did, as facts of the sandbox."""
+
+    outcome: str
+    """`ok`, `error`, `signal`, `timeout`, `out_of_memory` or `output_limit`."""
+    exit_code: int | None
+    signal: int | None
+    stdout: str
+    stderr: str
+    wall_ms: float
+    files: list[FileInfo]
+    files_skipped: list[dict[str, str]]
+    messages: list[Any]
+
+
+def described(*, python: str, memory_mb: float, max_seconds: float) -> str:
+    """Return what the model is told of the tool."""
+    return (
+        f"Run a Python {python} program in a fresh, isolated container, and return what it printed. Each call is a new interpreter: no "
+        "variable, import or file is left from an earlier call. There is no network, and nothing can be installed; the standard library "
+        f"is there, and what `importlib.metadata` lists. Print what you want to see. Memory: {memory_mb:g} MB, files included. Time: "
+        f"{max_seconds:g} s at most. Name in `fetch` the files to get back, as paths or patterns (`out/*.csv`)."
+    )
+
+
+def server(run: Run, *, description: str, max_seconds: float) -> MCPServer[Any]:
+    """Return an MCP server with the tool `run_python`."""
+    mcp: MCPServer[Any] = MCPServer(
+        "dayfly", version=__version__, instructions="Runs untrusted Python, each program in a container of its own."
+    )
+    annotations = ToolAnnotations(
+        title="Run Python", read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+    )
+
+    @mcp.tool(description=description, annotations=annotations)
+    async def run_python(  # noqa: PLR0917 - the SDK reads the names
+        code: Annotated[str, Field(description="The program.")],
+        ctx: Context[Any, Any],
+        stdin: Annotated[str, Field(description="Its standard input.")] = "",
+        files: Annotated[
+            dict[str, str], Field(description="Files in its working directory: relative path to text, or to a data: URL with base64.")
+        ] = {},  # noqa: B006 - never changed
+        fetch: Annotated[list[str], Field(description="Paths and patterns of files to return.")] = [],  # noqa: B006
+        timeout_seconds: Annotated[float | None, Field(description="Wall time.", gt=0)] = None,
+    ) -> Annotated[CallToolResult, RunOutput]:
+        try:
+            job = Job(
+                code=code,
+                stdin=stdin,
+                files={path: _content(text) for path, text in files.items()},
+                fetch=fetch,
+                timeout_ms=None if timeout_seconds is None else max(1.0, min(timeout_seconds, max_seconds) * 1_000),
+            )
+            result = await run(job, ctx)
+        except (TypeError, ValueError) as error:
+            raise ToolError(str(error)) from None
+        except DayflyError as error:
+            raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
+        return answer(result)
+
+    return mcp
+
+
+def _content(text: str) -> str | bytes:
+    head, comma, data = text.partition(",")
+    if not (head.startswith("data:") and head.endswith(";base64") and comma):
+        return text
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise ValueError(f"a data: URL in files is not valid base64: {error}") from None
+
+
+def answer(result: Result) -> CallToolResult:
+    """Return a result as the blocks that a model reads, and as structured content beside them."""
+    content: list[ContentBlock] = [TextContent(text=_text(result))]
+    content += [*_images(result.displays)][:MOST_IMAGES]
+    content += [_resource(path, data) for path, data in result.files.items()]
+    output = RunOutput(
+        outcome=result.outcome.value,
+        exit_code=result.exit_code,
+        signal=result.signal,
+        stdout=_cut(result.stdout),
+        stderr=_cut(result.stderr),
+        wall_ms=result.wall_ms,
+        files=[FileInfo(path=path, size=len(data)) for path, data in result.files.items()],
+        files_skipped=[{"path": file.path, "why": file.why} for file in result.files_skipped],
+        messages=result.messages,
+    )
+    return CallToolResult(content=content, structured_content=output.model_dump(), is_error=result.is_error)
+
+
+_ENDS = {
+    Outcome.TIMEOUT: "The program was killed: its time was up.",
+    Outcome.OUT_OF_MEMORY: "The program was killed: it was out of memory.",
+    Outcome.OUTPUT_LIMIT: "The program was killed: it wrote too much.",
+}
+
+
+def _text(result: Result) -> str:
+    parts = [result.stdout and _cut(result.stdout), result.stderr and f"stderr:\n{_cut(result.stderr)}"]
+    if result.is_error:
+        how = f"signal {result.signal}" if result.signal is not None else f"exit code {result.exit_code}"
+        parts.insert(0, _ENDS.get(result.outcome, f"The program ended with {how}."))
+    parts += [f"The file {file.path} is not here: {file.why}." for file in result.files_skipped]
+    return "\n".join(part for part in parts if part) or "The program printed nothing."
+
+
+def _cut(text: str) -> str:
+    if len(text) <= SHOWN:
+        return text
+    half = SHOWN // 2
+    return f"{text[:half]}\n[{len(text) - SHOWN:,} characters are left out]\n{text[-half:]}"
+
+
+def _images(displays: list[Any]) -> Iterator[ImageContent]:
+    """Yield an image for each display that has one. What a display holds is the program's claim, and may be anything."""
+    for display in displays:
+        if isinstance(display, Mapping):
+            kind = next((kind for kind in IMAGES if isinstance(display.get(kind), str)), None)
+            if kind is not None:
+                yield ImageContent(data=display[kind], mime_type=kind)
+
+
+def _resource(path: str, data: bytes) -> EmbeddedResource:
+    uri, kind = f"file:///sandbox/{quote(path)}", mimetypes.guess_type(path)[0]
+    try:
+        return EmbeddedResource(resource=TextResourceContents(uri=uri, mime_type=kind or "text/plain", text=data.decode()))
+    except UnicodeDecodeError:
+        kind = kind or "application/octet-stream"
+        return EmbeddedResource(resource=BlobResourceContents(uri=uri, mime_type=kind, blob=base64.b64encode(data).decode()))
+
+
+async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float) -> None:
+    """Serve one client over stdin and stdout until it goes. Raises what `AsyncSandbox.initialize` raises."""
+    async with sandbox:
+
+        async def run(job: Job, _: Any) -> Result:
+            return await sandbox.run(job)
+
+        python = sandbox.pythons.get(sandbox.python, sandbox.python)
+        description = described(python=python, memory_mb=sandbox.memory_bytes / 1e6, max_seconds=max_seconds)
+        mcp = server(run, description=description, max_seconds=max_seconds)
+        await mcp.run_stdio_async()
+
+
+def main(sandbox: AsyncSandbox, *, max_seconds: float) -> None:
+    """Serve one client over stdin and stdout until it goes."""
+
+    async def serve() -> None:
+        await serve_stdio(sandbox, max_seconds=max_seconds)
+
+    anyio.run(serve)

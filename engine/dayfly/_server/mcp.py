@@ -1,0 +1,108 @@
+"""POST /mcp: the Model Context Protocol over streamable HTTP, with the server's keys and quotas.
+
+Each request is for itself (no session is kept), and is answered in JSON. A client that goes away ends its run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from litestar import asgi
+from litestar.types import Receive, Scope, Send
+from mcp import MCPError
+from mcp.server.transport_security import TransportSecuritySettings
+
+from dayfly import Job, Result
+from dayfly._mcp import INTERNAL_ERROR, described, server
+
+from . import bodies
+from .config import Config
+from .context import app_context, request_context
+from .guards import require_json, require_key
+from .problems import ClientGone, NotReady, Problem
+from .quotas import Refused
+from .runs import note_job, note_run, unless_gone
+
+PATH = "/mcp"
+
+
+class Mcp:
+    """The protocol's side of one server. `running` holds while it serves."""
+
+    def __init__(self, config: Config) -> None:
+        seconds = config.max_timeout_ms / 1_000
+        self._server = server(
+            self._run,
+            description=described(python=config.python, memory_mb=config.memory_mb, max_seconds=seconds),
+            max_seconds=seconds,
+        )
+        # The guard of the route keeps pages of other sites away, as from every other route.
+        security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        self._server.streamable_http_app(
+            stateless_http=True, json_response=True, transport_security=security, max_request_body_size=config.max_request_bytes
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve requests for the duration of a block."""
+        async with self._server.session_manager.run():
+            yield
+
+    @staticmethod
+    async def _run(job: Job, call: Any) -> Result:
+        scope = call.request_context.request.scope
+        app, context = app_context(scope), request_context(scope)
+        assert context.key is not None
+        note_job(app.config, context, job)
+        try:
+            with app.quotas.run(context.key, time.monotonic()):
+                done = await app.service.run(job, key=context.key.name)
+        except (Refused, NotReady) as error:
+            raise MCPError(INTERNAL_ERROR, str(error)) from None
+        except Problem as told:  # over a limit of the sandbox's
+            raise ValueError(told.detail) from None
+        note_run(app.config, context, done)
+        return done.result
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        app, context = app_context(scope), request_context(scope)
+        if scope["method"] != "POST":
+            raise Problem(405, "method-not-allowed", "The resource has no such method", "only POST is served", headers={"Allow": "POST"})
+        assert context.key is not None
+        sending: Any = send  # the same thing, by another framework's types
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        try:
+            with app.bodies.hold(context.key.name) as take:
+                body = await bodies.read(receive, headers, app.config.max_request_bytes, take)
+                await unless_gone(self._server.session_manager.handle_request(scope, _again(body), sending), receive)
+        except ClientGone:
+            context.notes["problem"] = "client-gone"
+
+
+def _again(body: bytes) -> Any:
+    """Return a `receive` that gives a body which was read already. Whether the client goes is watched elsewhere."""
+    given = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal given
+        if given:
+            await anyio.sleep_forever()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def handler(mcp: Mcp) -> Any:
+    """Return the route."""
+
+    @asgi(PATH, guards=[require_key, require_json], copy_scope=False)
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await mcp(scope, receive, send)
+
+    return serve

@@ -1,0 +1,194 @@
+"""`dayfly mcp` and POST /mcp as the official client uses them, over both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import msgspec
+import pytest
+from mcp import Client, MCPError
+from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import BlobResourceContents, CallToolResult, EmbeddedResource, ImageContent, TextContent, TextResourceContents
+
+from dayfly import Outcome, Result
+from dayfly._mcp import SHOWN, answer
+
+from .conftest import NewServer, Server, key_new, servers, wait_for
+
+Use = Callable[[Client], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def mcp(image: str) -> Iterator[Server]:
+    with servers(image) as new:
+        yield new("--mcp", "--pool-size", "2", "--rate-per-minute", "0", "--max-timeout-ms", "20000").ready()
+
+
+def stdio(image: str) -> StdioServerParameters:
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("DOCKER", "PATH", "HOME"))}
+    return StdioServerParameters(command=sys.executable, args=["-m", "dayfly", "mcp", "--image", image], env=environment)
+
+
+@pytest.fixture(params=["stdio", "http"])
+def talk(request: pytest.FixtureRequest, image: str, mcp: Server) -> Callable[[Use], None]:
+    """Have a client of one of the transports used."""
+
+    def talk(use: Use) -> None:
+        async def main() -> None:
+            async with Client(stdio(image) if request.param == "stdio" else f"{mcp.url}/mcp") as client:
+                await use(client)
+
+        asyncio.run(main())
+
+    return talk
+
+
+def text(result: CallToolResult) -> str:
+    first = result.content[0]
+    assert isinstance(first, TextContent)
+    return first.text
+
+
+def test_a_model_runs_programs_and_reads_what_they_did(talk: Callable[[Use], None]) -> None:
+    async def use(client: Client) -> None:
+        (tool,) = (await client.list_tools()).tools
+        assert tool.name == "run_python"
+        for fact in ("no network", "50 MB", "new interpreter"):
+            assert fact in (tool.description or "")
+        assert tool.annotations is not None
+        assert tool.annotations.destructive_hint is False
+        done = await client.call_tool("run_python", {"code": "print(input() * 2)", "stdin": "ab"})
+        assert (done.is_error, text(done)) == (False, "abab\n")
+        assert done.structured_content["outcome"] == "ok"
+        assert done.structured_content["exit_code"] == 0
+        # What the program does wrong is for the model to read.
+        for code, told in [("1/0", "ZeroDivisionError"), ("import os; os.abort()", "signal 6"), ("while True: pass", "time was up")]:
+            done = await client.call_tool("run_python", {"code": code, "timeout_seconds": 1.5})
+            assert done.is_error
+            assert told in text(done)
+        # And so is what it asks for that makes no sense.
+        for arguments in ({"code": "", "files": {"../x": ""}}, {"code": "", "files": {"x": "data:;base64,?"}}, {"code": 1}, {}):
+            done = await client.call_tool("run_python", arguments)
+            assert done.is_error
+            assert text(done)
+        assert text(await client.call_tool("run_python", {"code": "pass"})) == "The program printed nothing."
+
+    talk(use)
+
+
+def test_files_go_in_and_come_out_as_resources(talk: Callable[[Use], None]) -> None:
+    async def use(client: Client) -> None:
+        code = "import shutil; shutil.copy('in.bin', 'out.bin'); open('a b.csv', 'w').write(open('d/t.txt').read())"
+        files = {"in.bin": f"data:application/octet-stream;base64,{base64.b64encode(b'x' + bytes([255])).decode()}", "d/t.txt": "1,é"}
+        done = await client.call_tool("run_python", {"code": code, "files": files, "fetch": ["out.bin", "*.csv", "none"]})
+        found = [block.resource for block in done.content if isinstance(block, EmbeddedResource)]
+        blob, csv = found
+        assert isinstance(blob, BlobResourceContents)
+        assert base64.b64decode(blob.blob) == b"x\xff"
+        assert isinstance(csv, TextResourceContents)
+        assert (csv.text, csv.mime_type, str(csv.uri)) == ("1,é", "text/csv", "file:///sandbox/a%20b.csv")
+        assert done.structured_content["files_skipped"] == [{"path": "none", "why": "missing"}]
+        assert "none is not here: missing" in text(done)
+
+    talk(use)
+
+
+def test_a_cancelled_call_ends_its_container(talk: Callable[[Use], None], mcp: Server) -> None:
+    async def use(client: Client) -> None:
+        for _ in range(4):  # as many as there are containers
+            with anyio.move_on_after(1) as scope:
+                await client.call_tool("run_python", {"code": "import time; time.sleep(20)", "timeout_seconds": 20})
+            assert scope.cancelled_caught
+        begun = time.monotonic()
+        # If they ran on, no container would be free for these.
+        answers = [text(await client.call_tool("run_python", {"code": f"print({number})"})) for number in range(3)]
+        assert answers == ["0\n", "1\n", "2\n"]
+        assert time.monotonic() - begun < 10
+
+    talk(use)
+    wait_for(lambda: True if mcp.metric('dayfly_containers{state="running"}') == 0 else None, mcp)
+
+
+def test_a_failure_of_the_sandbox_is_a_protocol_error(serve: NewServer, tmp_path: Path) -> None:
+    key = key_new("alice", tmp_path / "keys")
+    limits = ["--rate-per-minute", "1", "--rate-burst", "1", "--pool-size", "1"]
+    server = serve("--mcp", "--keys-file", str(tmp_path / "keys"), *limits).ready()
+
+    @asynccontextmanager
+    async def client(**headers: str) -> AsyncIterator[Client]:
+        async with (
+            httpx2.AsyncClient(headers=headers) as http,
+            Client(streamable_http_client(f"{server.url}/mcp", http_client=http)) as own,
+        ):
+            yield own
+
+    async def use() -> None:
+        async with client(Authorization=f"Bearer {key}") as own:
+            assert text(await own.call_tool("run_python", {"code": "print(1)"})) == "1\n"
+            with pytest.raises(MCPError, match="runs a minute"):
+                await own.call_tool("run_python", {"code": "print(1)"})
+
+    asyncio.run(use())
+    with server.client() as http:
+        refused = http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/key")
+        origin = {"Origin": "https://elsewhere.example", "Content-Type": "text/plain"}
+        assert http.post("/mcp", content="{}", headers=origin).status_code in (403, 415)
+    assert server.metric("dayfly_runs_total", **{"X-API-Key": key}) == 1
+
+
+def test_without_the_option_there_is_nothing(serve: NewServer) -> None:
+    with serve("--pool-size", "1").ready().client() as client:
+        assert client.post("/mcp", json={}).status_code == 404
+
+
+def test_a_stdio_server_without_an_engine_says_why(image: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dayfly", "mcp", "--docker-host", f"unix://{tmp_path}/none.sock"]
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 125
+    assert done.stdout == b""
+    assert b"dayfly: " in done.stderr
+
+
+def result(**changes: Any) -> Result:
+    empty = Result(
+        outcome=Outcome.OK,
+        stdout="",
+        stderr="",
+        combined="",
+        is_error=False,
+        timed_out=False,
+        exit_code=0,
+        signal=None,
+        stdout_truncated=False,
+        stderr_truncated=False,
+    )
+    return msgspec.structs.replace(empty, **changes)
+
+
+def test_displays_become_images_and_anything_else_is_ignored() -> None:
+    displays = [{"image/png": "aGk=", "text/plain": "<Figure>"}, {"text/html": "<p>"}, [1], None, {"image/png": 1}, {"image/jpeg": "eA=="}]
+    raw = [msgspec.Raw(msgspec.json.encode(display)) for display in displays]
+    images = [block for block in answer(result(displays_raw=raw * 3)).content if isinstance(block, ImageContent)]
+    assert [(image.mime_type, image.data) for image in images[:2]] == [("image/png", "aGk="), ("image/jpeg", "eA==")]
+    assert len(images) == 5
+
+
+def test_long_output_is_cut_in_the_middle() -> None:
+    told = answer(result(stdout="a" * SHOWN + "b" * SHOWN, stderr="c"))
+    assert len(text(told)) < SHOWN + 200
+    assert text(told).startswith("aaa")
+    assert "20,000 characters are left out" in text(told)
+    assert text(told).endswith("bbb\nstderr:\nc")
