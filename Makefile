@@ -13,7 +13,7 @@ BUILD = $(BIN)/dayfly image build
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
+.PHONY: run test setup clean soak test-pythons test-lowest attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -41,6 +41,13 @@ soak: setup
 # What a program can make the kernel hold, against what its container is charged: the table in SECURITY.md.
 attacks-kernel: setup
 	@$(BIN)/pytest tests/attacks/test_kernel_memory.py -q -s --durations=0 --durations-min=60
+
+# The host's own tests on each Python from 3.10 to 3.14 that is here, and on the lowest dependencies that are declared.
+test-pythons: setup
+	@tools/pythons
+
+test-lowest: setup
+	@tools/pythons lowest
 
 fuzz: $(VENV)/installed
 	@DAYFLY_TEST_EXAMPLES=search $(BIN)/pytest tests/pure tests/runner/test_codec.py
