@@ -51,7 +51,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 async def _anyio_sets_results_of_cancelled_futures(anyio_backend: str) -> None:
-    """Its stream of a Unix socket does so if the socket becomes readable in the moment of a cancellation: an error logged, no more."""
+    """See "Upstream" in engine/ARCHITECTURE.md: an error that is logged, no more."""
     if anyio_backend != "asyncio":
         return
     loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ raise and be cancelled, also in one pass of the loop. At the end all is left alo
 from __future__ import annotations
 
 import asyncio
+import logging
 import selectors
 from collections.abc import Callable
 from typing import Any
@@ -86,6 +87,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(size=st.integers(1, 3), spare=st.integers(0, 2), max_waiting=st.integers(0, 3), refill_delay=st.sampled_from([0.0, 0.2]))
     def open(self, size: int, spare: int, max_waiting: int, refill_delay: float) -> None:
+        logging.getLogger("dayfly.pool").setLevel(logging.CRITICAL)  # the failures are asked for, and there are thousands
         self.ledger = Ledger(
             size=size, max_alive=size + spare, max_creating=2, max_waiting=max_waiting, max_wait=2.0, refill_delay=refill_delay
         )
@@ -255,6 +257,7 @@ class Histories(RuleBasedStateMachine):
         assert self.ledger.waiting == len([caller for caller in self.here() if caller.box is None])
 
     def teardown(self) -> None:
+        logging.getLogger("dayfly.pool").setLevel(logging.NOTSET)
         if not hasattr(self, "pool"):
             self.loop.close()
             return
