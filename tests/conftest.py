@@ -35,6 +35,10 @@ settings.register_profile("search", settings.get_profile("steady"), derandomize=
 settings.load_profile(os.environ.get("DAYFLY_TEST_EXAMPLES", "steady"))
 
 
+# A shell that starts a job in the background has it ignore SIGINT, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Engine:
     """The Docker Engine at a Unix socket, as it is."""
 

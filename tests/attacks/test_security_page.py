@@ -42,7 +42,9 @@ def test_every_promise_is_probed_by_what_exists() -> None:
 
 def test_the_table_of_calls_is_the_source_s() -> None:
     asked = set()
-    for path in (REPOSITORY / "engine" / "dayfly").glob("*.py"):
+    package = REPOSITORY / "engine" / "dayfly"
+    # `remote` calls a server of dayfly's, not the engine, and the server does not call the engine by itself.
+    for path in (*package.glob("_*.py"), *package.glob("_image/*.py")):
         text = path.read_text()
         asked |= set(re.findall(r'"(GET|POST|PUT|DELETE|HEAD)",\s*f?"(/[^"?]+)"', text))
         asked |= {("POST", target) for target in re.findall(r'path = f"(/[^"]+)"', text)}
