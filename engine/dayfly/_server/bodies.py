@@ -11,11 +11,11 @@ import codecs
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
-from litestar.types import Receive
+from litestar.types import Receive, Scope
 from msgspec import UNSET
 
 from dayfly import Job
@@ -73,10 +73,10 @@ class BodyMemory:
                 del self._held[key]
 
 
-async def read(receive: Receive, headers: Mapping[str, str], most: int, take: Callable[[int], None]) -> bytes:
+async def read(scope: Scope, receive: Receive, most: int, take: Callable[[int], None]) -> bytes:
     """Return the body. Problem 413 over `most` bytes, before they are read; ClientGone."""
-    length = headers.get("content-length", "")
-    declared = int(length) if length.isascii() and length.isdigit() else None
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    declared = int(length) if length.isdigit() else None
     if declared is not None:
         if declared > most:
             raise _too_large(f"the body is {declared:,} bytes", most)

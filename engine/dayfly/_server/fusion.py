@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,9 +22,9 @@ from dayfly import DayflyError, Job, Outcome, PoolClosed, PoolFull, PoolTimeout,
 from . import bodies
 from .context import AppContext, RequestContext, app_context, request_context
 from .guards import require_json, require_key, require_no_key
-from .problems import ClientGone, NotReady, Problem, invalid
+from .problems import NotReady, Problem, invalid
 from .quotas import Refused
-from .runs import note_job, note_run, send_body, unless_gone
+from .runs import gone_noted, note_job, note_run, send_body, unless_gone
 from .service import Run
 
 PATH, PING = "/run_code", "/v1/ping"
@@ -115,22 +114,20 @@ class RunCodeAnswer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         app, context = app_context(scope), request_context(scope)
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         try:
-            await self._serve(app, context, headers, receive, send)
-        except ClientGone:
-            context.notes["problem"] = "client-gone"
+            with gone_noted(context):
+                await self._serve(app, context, scope, receive, send)
         except Problem as told:
             if told.status in (429, 503):
                 raise _gateway_timeout(str(told)) from None
             raise
 
     @staticmethod
-    async def _serve(app: AppContext, context: RequestContext, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+    async def _serve(app: AppContext, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         assert context.key is not None
         # How long it may wait is in the body, so that is read before there is a place in the quotas.
         with app.bodies.hold(context.key.name) as take:
-            body = await bodies.read(receive, headers, app.config.max_request_bytes, take)
+            body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
             request: RunCodeRequest = await bodies.decode(_decoder, body)
             del body
             job = job_of(request, app.config.max_timeout_ms)

@@ -23,9 +23,9 @@ from . import bodies
 from .config import Config
 from .context import app_context, request_context
 from .guards import require_json, require_key
-from .problems import ClientGone, NotReady, Problem
+from .problems import NotReady, Problem
 from .quotas import Refused
-from .runs import note_job, note_run, unless_gone
+from .runs import gone_noted, note_job, note_run, unless_gone
 
 PATH = "/mcp"
 
@@ -75,13 +75,9 @@ class Mcp:
             raise Problem(405, "method-not-allowed", "The resource has no such method", "only POST is served", headers={"Allow": "POST"})
         assert context.key is not None
         sending: Any = send  # the same thing, by another framework's types
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        try:
-            with app.bodies.hold(context.key.name) as take:
-                body = await bodies.read(receive, headers, app.config.max_request_bytes, take)
-                await unless_gone(self._server.session_manager.handle_request(scope, _again(body), sending), receive)
-        except ClientGone:
-            context.notes["problem"] = "client-gone"
+        with gone_noted(context), app.bodies.hold(context.key.name) as take:
+            body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
+            await unless_gone(self._server.session_manager.handle_request(scope, _again(body), sending), receive)
 
 
 def _again(body: bytes) -> Any:

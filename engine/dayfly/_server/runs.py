@@ -8,8 +8,9 @@ not read has no more of them than one that does. A client that goes away ends it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import anyio
@@ -77,15 +78,12 @@ class RunAnswer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        try:
+        with gone_noted(request_context(scope)):
             await self._serve(scope, receive, send)
-        except ClientGone:  # nobody is left to answer
-            request_context(scope).notes["problem"] = "client-gone"
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         app, context = app_context(scope), request_context(scope)
         assert context.key is not None
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         most = app.config.max_request_bytes
         if self.session is not None:
             app.sessions.find(context.key.name, self.session)  # before the body is read
@@ -93,7 +91,7 @@ class RunAnswer:
             app.quotas.run(context.key, time.monotonic()),
             app.bodies.hold(context.key.name) as take,
         ):
-            body = await bodies.read(receive, headers, most, take)
+            body = await bodies.read(scope, receive, most, take)
             job = await self.decode(body, app.config.max_timeout_ms)
             del body
             note_job(app.config, context, job)
@@ -131,18 +129,16 @@ class SessionAnswer:
         """See ASGI."""
         app, context = app_context(scope), request_context(scope)
         assert context.key is not None
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        try:
-            with app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
-                body = await bodies.read(receive, headers, SESSION_BYTES, take)
-                wanted = await bodies.decode(bodies.session_decoder, body)
-                context.read = True
-                state = await unless_gone(app.sessions.open(context.key.name, wanted), receive)
-                await send_body(
-                    send, msgspec.json.encode(state), {"content-type": "application/json"}, app.config.client_seconds, status=201
-                )
-        except ClientGone:
-            context.notes["problem"] = "client-gone"
+        with (
+            gone_noted(context),
+            app.quotas.run(context.key, time.monotonic()),
+            app.bodies.hold(context.key.name) as take,
+        ):
+            body = await bodies.read(scope, receive, SESSION_BYTES, take)
+            wanted = await bodies.decode(bodies.session_decoder, body)
+            context.read = True
+            state = msgspec.json.encode(await unless_gone(app.sessions.open(context.key.name, wanted), receive))
+            await send_body(send, state, {"content-type": "application/json"}, app.config.client_seconds, status=201)
 
 
 class CompileAnswer(RunAnswer):
@@ -271,6 +267,15 @@ async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
 
 async def _part(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+@contextlib.contextmanager
+def gone_noted(context: RequestContext) -> Iterator[None]:
+    """Note a client that goes away in a block, which ends without an answer: nobody is left to read one."""
+    try:
+        yield
+    except ClientGone:
+        context.notes["problem"] = "client-gone"
 
 
 async def unless_gone(work: Awaitable[T], receive: Receive) -> T:
