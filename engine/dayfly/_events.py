@@ -2,7 +2,7 @@
 
 `Leased` and `Ended` are the host's own. The others are the runner's frames as they are: `Started`, then
 `Output`, `Message` and `Display`, then `File` and `Skipped`. An iterator of events that has no `Ended` raises:
-the container has failed.
+the container has failed. Of a run on another machine there are `Leased`, each Piece and the Result, made there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Ended(msgspec.Struct, frozen=True):
     wall_ms: float
 
 
-Event = Leased | Started | Output | Message | Display | File | Skipped | Ended
+Event = Leased | Started | Output | Message | Display | File | Skipped | Ended | Piece | Result
 
 
 class Fold:
@@ -43,12 +43,19 @@ class Fold:
         self._on_start = on_start
 
     def take(self, event: Event) -> list[Piece | Result]:
-        """Return what there is for the caller: a Piece of output, or the last ones and the Result."""
+        """Return what there is for the caller: a Piece of output; or the last ones, and the Result."""
         if isinstance(event, Leased):
             if self._on_start is not None:
                 self._on_start()
             return []
-        pieces = self._recorder.rest() if isinstance(event, Ended) else self._recorder.take(event)
+        if isinstance(event, Result):
+            return [event]
+        if isinstance(event, Piece):
+            pieces = [event]
+        elif isinstance(event, Ended):
+            pieces = self._recorder.rest()
+        else:
+            pieces = self._recorder.take(event)
         if self._on_output is not None:
             for piece in pieces:
                 self._on_output(piece)
@@ -65,7 +72,7 @@ async def run(events: AsyncGenerator[Event, None], fold: Fold) -> Result:
             for item in fold.take(event):
                 if isinstance(item, Result):
                     return item
-    raise AssertionError("a run ends with Ended, or raises")
+    raise AssertionError("a run ends with its result, or raises")
 
 
 async def stream(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Piece | Result, None]:

@@ -1,4 +1,4 @@
-"""Sandbox: AsyncSandbox for threads. One daemon thread runs an event loop with the async sandbox in it.
+"""Sandbox: AsyncSandbox for threads, with its loop in a daemon thread; and what any such sandbox needs for that.
 
 Not a second implementation: what a call does and raises is AsyncSandbox's. Owned here is what threads
 bring with them: a call that is interrupted (Ctrl-C) cancels its run before it raises, callbacks run in
@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from concurrent.futures import Future
 from contextlib import aclosing, closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -28,11 +28,10 @@ from ._events import Event, Fold
 from ._job import Job, RunOptions
 from ._result import OnOutput, Piece, Result
 from ._sandbox import AsyncSandbox, SandboxOptions
-from ._session import AsyncSession
 from ._stats import Stats
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 log = logging.getLogger("dayfly.sync")
 
@@ -42,23 +41,46 @@ CANCEL_WITHIN = 5.0
 """Seconds that an interrupted call waits for its run to be cancelled."""
 
 
-class Sandbox:
-    """The same as AsyncSandbox, for code without an event loop; `run` may be called from any number of threads at once.
+class AnySandbox(Protocol):
+    """What a sandbox of an event loop has: AsyncSandbox, AsyncRemoteSandbox."""
 
-    Takes AsyncSandbox's arguments. Use it as a context manager, or call `initialize` and `close`.
-    """
+    async def initialize(self) -> None: ...
 
-    def __init__(
-        self,
-        pool_size: int = 1,
-        timeout_ms: float = 10_000,
-        memory_limit_mb: float = 50,
-        **options: Unpack[SandboxOptions],
-    ) -> None:
-        for name in options:
-            if name not in SandboxOptions.__annotations__:
-                raise TypeError(f"Sandbox has no argument {name!r}; it may have {', '.join(SandboxOptions.__annotations__)}")
-        self._sandbox = AsyncSandbox(pool_size, timeout_ms, memory_limit_mb, **options)
+    async def close(self) -> None: ...
+
+    async def run(self, code: Any, **options: Unpack[RunOptions]) -> Result: ...
+
+    def prepare(self, code: Any, options: RunOptions) -> Any:
+        """Check what `run` was called with, and return what `events` takes."""
+
+    def events(self, wanted: Any) -> AsyncGenerator[Event, None]:
+        """Run a program, and yield what happens."""
+
+
+class AnySession(Protocol):
+    """What a session of such a sandbox has. Its methods mean what those of AnySandbox mean."""
+
+    runs: int
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def run(self, code: Any, *, clean: bool = False, **options: Unpack[RunOptions]) -> Result: ...
+
+    def prepare(self, code: Any, options: RunOptions, *, clean: bool) -> Any: ...
+
+    def events(self, wanted: Any) -> AsyncGenerator[Event, None]: ...
+
+
+A = TypeVar("A", bound=AnySandbox)
+
+
+class ThreadedSandbox(Generic[A]):
+    """What Sandbox and RemoteSandbox share: a sandbox of an event loop, and the thread with its loop."""
+
+    def __init__(self, sandbox: A) -> None:
+        self._sandbox = sandbox
         self._loop: Loop | None = None
 
     def initialize(self) -> None:
@@ -66,7 +88,6 @@ class Sandbox:
         if self._loop is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
         self._loop = Loop(self._sandbox.close)
-        _open.add(self)
         try:
             self._loop.call(self._sandbox.initialize)
         except BaseException:
@@ -82,9 +103,8 @@ class Sandbox:
         """
         if self._loop is not None:
             self._loop.close()
-        _open.discard(self)
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         self.initialize()
         return self
 
@@ -98,10 +118,7 @@ class Sandbox:
             loop.start_closing()  # without waiting: this may be any thread, the loop's own among them
 
     def __repr__(self) -> str:
-        return repr(self._sandbox).replace("AsyncSandbox", "Sandbox")
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a sandbox cannot be pickled or copied: it owns containers")
+        return repr(self._sandbox).replace("Async", "", 1)
 
     def run(
         self,
@@ -123,10 +140,48 @@ class Sandbox:
         wanted = self._sandbox.prepare(code, options)
         yield from _stream(self._open_loop().iterate(lambda: self._sandbox.events(wanted)))
 
+    def _open_loop(self) -> Loop:
+        if self._loop is None or not self._loop.open:
+            raise PoolClosed("the sandbox is not initialized yet" if self._loop is None else "the sandbox is closed")
+        if self._loop.owner != os.getpid():
+            raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
+        return self._loop
+
+
+class Sandbox(ThreadedSandbox[AsyncSandbox]):
+    """The same as AsyncSandbox, for code without an event loop; `run` may be called from any number of threads at once.
+
+    Takes AsyncSandbox's arguments. Use it as a context manager, or call `initialize` and `close`.
+    """
+
+    def __init__(
+        self,
+        pool_size: int = 1,
+        timeout_ms: float = 10_000,
+        memory_limit_mb: float = 50,
+        **options: Unpack[SandboxOptions],
+    ) -> None:
+        for name in options:
+            if name not in SandboxOptions.__annotations__:
+                raise TypeError(f"Sandbox has no argument {name!r}; it may have {', '.join(SandboxOptions.__annotations__)}")
+        super().__init__(AsyncSandbox(pool_size, timeout_ms, memory_limit_mb, **options))
+
+    def initialize(self) -> None:
+        """See AsyncSandbox.initialize."""
+        _open.add(self)
+        super().initialize()
+
+    def close(self) -> None:
+        super().close()
+        _open.discard(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a sandbox cannot be pickled or copied: it owns containers")
+
     def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> Session:
         """See AsyncSandbox.session."""
-        options = {"max_runs": max_runs, "max_seconds": max_seconds, "idle_seconds": idle_seconds}
-        return Session(self._open_loop(), self._sandbox.session(**options))  # type: ignore[arg-type]
+        loop = self._open_loop()
+        return Session(loop, self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds))
 
     @property
     def pythons(self) -> Mapping[str, str]:
@@ -137,18 +192,11 @@ class Sandbox:
         """See AsyncSandbox.stats. May be called from any thread."""
         return self._sandbox.stats()
 
-    def _open_loop(self) -> Loop:
-        if self._loop is None or not self._loop.open:
-            raise PoolClosed("the sandbox is not initialized yet" if self._loop is None else "the sandbox is closed")
-        if self._loop.owner != os.getpid():
-            raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
-        return self._loop
-
 
 class Session:
     """The same as AsyncSession, for threads; made by `Sandbox.session`."""
 
-    def __init__(self, loop: Loop, session: AsyncSession) -> None:
+    def __init__(self, loop: Loop, session: AnySession) -> None:
         self._loop = loop
         self._session = session
 
@@ -161,7 +209,7 @@ class Session:
         if self._loop.open and self._loop.owner == os.getpid():
             self._loop.call(self._session.close)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         self.open()
         return self
 
@@ -169,7 +217,7 @@ class Session:
         self.close()
 
     def __repr__(self) -> str:
-        return repr(self._session).replace("AsyncSession", "Session")
+        return repr(self._session).replace("Async", "", 1)
 
     @property
     def runs(self) -> int:
@@ -206,7 +254,7 @@ def _run(events: Generator[Event, None, None], fold: Fold) -> Result:
             for item in fold.take(event):
                 if isinstance(item, Result):
                     return item
-    raise AssertionError("a run ends with Ended, or raises")
+    raise AssertionError("a run ends with its result, or raises")
 
 
 def _stream(events: Generator[Event, None, None]) -> Iterator[Piece | Result]:

@@ -11,12 +11,10 @@ cannot have run: the server was not reached, or has said so. Only httpx is neede
 
 from __future__ import annotations
 
-import os
 import random
 import time
-import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +23,7 @@ import anyio
 import httpx
 import msgspec
 
+from . import _events as events
 from ._errors import (
     ContainerLost,
     DayflyError,
@@ -36,10 +35,11 @@ from ._errors import (
     SessionLost,
     StartFailed,
 )
+from ._events import Event, Leased
 from ._job import Job, RunOptions, as_job, to_json
 from ._limits import number
 from ._result import OnOutput, Piece, Result
-from ._sync import Loop
+from ._sync import Session, ThreadedSandbox
 
 if TYPE_CHECKING:
     import ssl
@@ -52,6 +52,15 @@ IDLE_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 """Before the server is asked again where it has not said when."""
 DEFAULT_TIMEOUT_MS = 604_800_000.0
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A job, and the route that runs it."""
+
+    path: str
+    job: Job
+    clean: bool = False
+    in_session: bool = False
 
 
 class AsyncRemoteSandbox:
@@ -145,33 +154,35 @@ class AsyncRemoteSandbox:
         **options: Unpack[RunOptions],
     ) -> Result:
         """See AsyncSandbox.run. What the server refuses as bad input is a ValueError."""
-        return await _fold(self.items("/v1/run", as_job(code, **options)), on_output, on_start)
+        return await events.run(self.events(self.prepare(code, options)), events.Fold(on_output, on_start))
 
     async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
         """See AsyncSandbox.stream."""
-        async with aclosing(self.items("/v1/run", as_job(code, **options))) as items:
+        async with aclosing(events.stream(self.events(self.prepare(code, options)))) as items:
             async for item in items:
-                if item is not None:
-                    yield item
+                yield item
 
     def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncRemoteSession:
         """See AsyncSandbox.session. What is over the server's bounds is a ValueError when it opens."""
         return AsyncRemoteSession(self, {"maxRuns": max_runs, "maxSeconds": max_seconds, "idleSeconds": idle_seconds})
 
-    async def items(
-        self, path: str, job: Job, *, clean: bool = False, in_session: bool = False
-    ) -> AsyncGenerator[Piece | Result | None, None]:
-        """Internal: run a job, and yield None when it begins, each Piece of output, and the Result."""
+    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Order:
+        """Internal: check what `run` was called with."""
+        return Order("/v1/run", as_job(code, **options))
+
+    async def events(self, wanted: Order) -> AsyncGenerator[Event, None]:
+        """Internal: run a job, and yield Leased when it begins, each Piece of output, and the Result."""
+        job, in_session = wanted.job, wanted.in_session
         body = to_json(job)
         seconds = (self._max_timeout_ms if job.timeout_ms is None else job.timeout_ms) / 1_000 + self._answer_seconds
-        params = {"clean": "true"} if clean else {}
+        params = {"clean": "true"} if wanted.clean else {}
         result: Result | None = None
-        async with self.exchange("POST", f"{path}/stream", body, params=params, seconds=seconds, in_session=in_session) as answer:
+        async with self.exchange("POST", f"{wanted.path}/stream", body, params=params, seconds=seconds, in_session=in_session) as answer:
             try:
-                async for name, data in _events(answer):
+                async for name, data in _sent(answer):
                     match name:
                         case "started":
-                            yield None
+                            yield Leased()
                         case "output":
                             yield _piece(data)
                         case "result":  # the last one; the end is read too, so that the connection can be used again
@@ -287,28 +298,31 @@ class AsyncRemoteSession:
         **options: Unpack[RunOptions],
     ) -> Result:
         """See AsyncSession.run."""
-        return await _fold(self.items(as_job(code, **options), clean=clean), on_output, on_start)
+        return await events.run(self.events(self.prepare(code, options, clean=clean)), events.Fold(on_output, on_start))
 
     async def stream(
         self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
     ) -> AsyncIterator[Piece | Result]:
         """See AsyncSession.stream."""
-        async with aclosing(self.items(as_job(code, **options), clean=clean)) as items:
+        async with aclosing(events.stream(self.events(self.prepare(code, options, clean=clean)))) as items:
             async for item in items:
-                if item is not None:
-                    yield item
-
-    async def items(self, job: Job, *, clean: bool) -> AsyncGenerator[Piece | Result | None, None]:
-        """Internal: run a job, and yield what `AsyncRemoteSandbox.items` does."""
-        if not self._path or self._closed:
-            raise SessionLost(f"the session is over: it is {'closed' if self._closed else 'not open'}", delivered=False)
-        async with aclosing(self._sandbox.items(f"{self._path}/run", job, clean=clean, in_session=True)) as items:
-            async for item in items:
-                self.runs += item is None
                 yield item
 
+    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool) -> Order:
+        """Internal: check what `run` was called with."""
+        return Order(f"{self._path}/run", as_job(code, **options), clean=clean, in_session=True)
 
-class RemoteSandbox:
+    async def events(self, wanted: Order) -> AsyncGenerator[Event, None]:
+        """Internal: run a job, and yield what `AsyncRemoteSandbox.events` does."""
+        if not self._path or self._closed:
+            raise SessionLost(f"the session is over: it is {'closed' if self._closed else 'not open'}", delivered=False)
+        async with aclosing(self._sandbox.events(wanted)) as happening:
+            async for event in happening:
+                self.runs += isinstance(event, Leased)
+                yield event
+
+
+class RemoteSandbox(ThreadedSandbox[AsyncRemoteSandbox]):
     """The same as AsyncRemoteSandbox, for threads. Takes its arguments; `run` may be called from any number of threads."""
 
     def __init__(
@@ -320,165 +334,16 @@ class RemoteSandbox:
         answer_seconds: float = 60,
         verify: ssl.SSLContext | bool = True,
     ) -> None:
-        self._sandbox = AsyncRemoteSandbox(url, key, queue_timeout_ms=queue_timeout_ms, answer_seconds=answer_seconds, verify=verify)
-        self._loop: Loop | None = None
-
-    def initialize(self) -> None:
-        """See AsyncRemoteSandbox.initialize."""
-        if self._loop is not None:
-            raise RuntimeError("a sandbox is initialized once; make a new one")
-        self._loop = Loop(self._sandbox.close)
-        try:
-            self._loop.call(self._sandbox.initialize)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """See AsyncRemoteSandbox.close. May be called from any thread."""
-        if self._loop is not None:
-            self._loop.close()
-
-    def __enter__(self) -> RemoteSandbox:
-        self.initialize()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        loop = getattr(self, "_loop", None)
-        if loop is not None and loop.open and loop.owner == os.getpid():
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
-            loop.start_closing()
-
-    def __repr__(self) -> str:
-        return repr(self._sandbox).replace("AsyncRemote", "Remote")
-
-    def run(
-        self,
-        code: str | bytes | Job | Mapping[str, Any],
-        *,
-        on_output: OnOutput | None = None,
-        on_start: Callable[[], None] | None = None,
-        **options: Unpack[RunOptions],
-    ) -> Result:
-        """See AsyncRemoteSandbox.run. `on_output` and `on_start` are called in the thread that called `run`."""
-        job = as_job(code, **options)
-        return _folded(self._open_loop(), lambda: self._sandbox.items("/v1/run", job), on_output, on_start)
-
-    def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
-        """See AsyncRemoteSandbox.stream."""
-        job = as_job(code, **options)
-        with closing(self._open_loop().iterate(lambda: self._sandbox.items("/v1/run", job))) as items:
-            yield from (item for item in items if item is not None)
+        super().__init__(AsyncRemoteSandbox(url, key, queue_timeout_ms=queue_timeout_ms, answer_seconds=answer_seconds, verify=verify))
 
     def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> RemoteSession:
         """See AsyncRemoteSandbox.session."""
-        session = self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds)
-        return RemoteSession(self._open_loop(), session)
-
-    def _open_loop(self) -> Loop:
-        if self._loop is None or not self._loop.open:
-            raise PoolClosed("the sandbox is not initialized yet" if self._loop is None else "the sandbox is closed")
-        if self._loop.owner != os.getpid():
-            raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
-        return self._loop
+        loop = self._open_loop()
+        return RemoteSession(loop, self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds))
 
 
-class RemoteSession:
+class RemoteSession(Session):
     """The same as AsyncRemoteSession, for threads; made by `RemoteSandbox.session`."""
-
-    def __init__(self, loop: Loop, session: AsyncRemoteSession) -> None:
-        self._loop = loop
-        self._session = session
-
-    def open(self) -> None:
-        """See AsyncRemoteSession.open."""
-        self._loop.call(self._session.open)
-
-    def close(self) -> None:
-        """See AsyncRemoteSession.close."""
-        if self._loop.open and self._loop.owner == os.getpid():
-            self._loop.call(self._session.close)
-
-    def __enter__(self) -> RemoteSession:
-        self.open()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    @property
-    def runs(self) -> int:
-        """Programs that were handed over."""
-        return self._session.runs
-
-    def run(
-        self,
-        code: str | bytes | Job | Mapping[str, Any],
-        *,
-        clean: bool = False,
-        on_output: OnOutput | None = None,
-        on_start: Callable[[], None] | None = None,
-        **options: Unpack[RunOptions],
-    ) -> Result:
-        """See AsyncRemoteSession.run. `on_output` and `on_start` are called in the thread that called `run`."""
-        job = as_job(code, **options)
-        return _folded(self._loop, lambda: self._session.items(job, clean=clean), on_output, on_start)
-
-    def stream(
-        self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
-    ) -> Iterator[Piece | Result]:
-        """See AsyncRemoteSession.stream."""
-        job = as_job(code, **options)
-        with closing(self._loop.iterate(lambda: self._session.items(job, clean=clean))) as items:
-            yield from (item for item in items if item is not None)
-
-
-# Items, and callbacks.
-
-
-class _Fold:
-    def __init__(self, on_output: OnOutput | None, on_start: Callable[[], None] | None) -> None:
-        self._on_output, self._on_start = on_output, on_start
-
-    def take(self, item: Piece | Result | None) -> Result | None:
-        if isinstance(item, Result):
-            return item
-        if item is None:
-            if self._on_start is not None:
-                self._on_start()
-        elif self._on_output is not None:
-            self._on_output(item)
-        return None
-
-
-async def _fold(
-    items: AsyncGenerator[Piece | Result | None, None], on_output: OnOutput | None, on_start: Callable[[], None] | None
-) -> Result:
-    fold = _Fold(on_output, on_start)
-    async with aclosing(items):
-        async for item in items:
-            if (result := fold.take(item)) is not None:
-                return result
-    raise AssertionError("a run ends with its result, or raises")
-
-
-def _folded(
-    loop: Loop,
-    make: Callable[[], AsyncGenerator[Piece | Result | None, None]],
-    on_output: OnOutput | None,
-    on_start: Callable[[], None] | None,
-) -> Result:
-    if on_output is None and on_start is None:
-        return loop.call(lambda: _fold(make(), None, None))
-    fold = _Fold(on_output, on_start)
-    with closing(loop.iterate(make)) as items:
-        for item in items:
-            if (result := fold.take(item)) is not None:
-                return result
-    raise AssertionError("a run ends with its result, or raises")
 
 
 # What comes over the wire.
@@ -495,7 +360,7 @@ def _piece(data: bytes) -> Piece:
     return Piece(output.stream, output.text.encode() if output.data is None else output.data, output.text)
 
 
-async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[str, bytes], None]:
+async def _sent(answer: httpx.Response) -> AsyncGenerator[tuple[str, bytes], None]:
     """Yield name and data of each server-sent event. `httpx` itself would cut lines at characters that JSON has unescaped."""
     buffer = bytearray()
     async for chunk in answer.aiter_bytes():
