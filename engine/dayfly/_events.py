@@ -72,7 +72,7 @@ async def run(events: AsyncGenerator[Event, None], fold: Fold) -> Result:
             for item in fold.take(event):
                 if isinstance(item, Result):
                     return item
-    raise AssertionError("a run ends with its result, or raises")
+    raise AssertionError("a run ends with Ended, or raises")
 
 
 async def stream(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Piece | Result, None]:

@@ -95,12 +95,7 @@ class ThreadedSandbox(Generic[A]):
             raise
 
     def close(self) -> None:
-        """See AsyncSandbox.close. Runs in other threads raise PoolClosed.
-
-        May be called from any thread, from a signal handler and from a callback of `run`, also while
-        another call of it is in progress: all return when the sandbox is closed. RuntimeError in the
-        sandbox's own thread, which changes nothing.
-        """
+        """See Sandbox.close."""
         if self._loop is not None:
             self._loop.close()
 
@@ -172,6 +167,12 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
         super().initialize()
 
     def close(self) -> None:
+        """See AsyncSandbox.close. Runs in other threads raise PoolClosed.
+
+        May be called from any thread, from a signal handler and from a callback of `run`, also while
+        another call of it is in progress: all return when the sandbox is closed. RuntimeError in the
+        sandbox's own thread, which changes nothing.
+        """
         super().close()
         _open.discard(self)
 
@@ -254,7 +255,7 @@ def _run(events: Generator[Event, None, None], fold: Fold) -> Result:
             for item in fold.take(event):
                 if isinstance(item, Result):
                     return item
-    raise AssertionError("a run ends with its result, or raises")
+    raise AssertionError("a run ends with Ended, or raises")
 
 
 def _stream(events: Generator[Event, None, None]) -> Iterator[Piece | Result]:

@@ -68,7 +68,8 @@ def test_every_public_name_has_a_docstring_of_its_own_with_a_full_stop(name: str
 @pytest.mark.parametrize("name", NAMES)
 def test_every_public_member_of_it_has_one_too(name: str) -> None:
     value = getattr(dayfly, name)
-    for member, thing in vars(value).items():
+    own = [kind for kind in getattr(value, "__mro__", ()) if kind.__module__.startswith("dayfly.")]
+    for member, thing in (pair for kind in own or [value] for pair in vars(kind).items()):
         if member.startswith("_") or member in getattr(value, "__struct_fields__", ()):
             continue
         if isinstance(thing, property):
@@ -118,7 +119,8 @@ def test_every_public_name_is_defined_in_the_package() -> None:
 
 def test_both_sandboxes_have_the_same_methods_and_parameters() -> None:
     def public(kind: type) -> dict[str, list[str]]:
-        functions = {name: thing for name, thing in vars(kind).items() if inspect.isfunction(thing) and not name.startswith("_")}
+        members = {name: inspect.getattr_static(kind, name) for name in dir(kind)}  # inherited ones too
+        functions = {name: thing for name, thing in members.items() if inspect.isfunction(thing) and not name.startswith("_")}
         documented = {name: thing for name, thing in functions.items() if not (thing.__doc__ or "").startswith("Internal:")}
         return {name: list(inspect.signature(thing).parameters) for name, thing in documented.items()}
 
