@@ -83,12 +83,10 @@ class AsyncRemoteSandbox:
         answer_seconds: float = 60,
         verify: ssl.SSLContext | bool = True,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise ValueError(f"url must be the http or https URL of a server, not {url!r:.80}")
-        self._url = url.rstrip("/")
+        self._url = _server_url(url)
         self._queue_seconds = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
         self._answer_seconds = number("answer_seconds", answer_seconds, least=0.001, most=1e6)
-        self._headers = {} if key is None else {"X-API-Key": key}
+        self._headers = {} if key is None else {"X-API-Key": _sendable(key)}
         self._verify = verify
         self._client: httpx.AsyncClient | None = None
         self._max_timeout_ms = DEFAULT_TIMEOUT_MS
@@ -344,6 +342,28 @@ class RemoteSandbox(ThreadedSandbox[AsyncRemoteSandbox]):
 
 class RemoteSession(Session):
     """The same as AsyncRemoteSession, for threads; made by `RemoteSandbox.session`."""
+
+
+def _server_url(url: Any) -> str:
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str, not {type(url).__name__}")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        usable = False
+    if not usable:
+        raise ValueError(f"url must be the http or https URL of a server, not {url!r:.80}")
+    return url.rstrip("/")
+
+
+def _sendable(key: Any) -> str:
+    """Return a key that can stand in a header. The errors do not show it."""
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a str, not {type(key).__name__}")
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError("key must be visible ASCII characters, without blanks or line breaks")
+    return key
 
 
 # What comes over the wire.

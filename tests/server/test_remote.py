@@ -208,9 +208,21 @@ def test_a_server_that_is_not_there_and_a_key_that_is_wrong(serve: NewServer, tm
         assert 0.2 < time.monotonic() - begun < 10
     with pytest.raises(PoolClosed, match="closed"):
         sandbox.run("")
-    for url in ("", "localhost:8000", "ftp://x"):
-        with pytest.raises(ValueError, match="url"):
+
+
+def test_an_address_or_a_key_that_cannot_be_is_refused_at_once() -> None:
+    for url in ("", "localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x:0", "http://x:y", "http://[::1"):
+        with pytest.raises(ValueError, match="url must be the http or https URL"):
             RemoteSandbox(url)
+    for key in ("two\nlines", "a blank", "\u00e9"):
+        with pytest.raises(ValueError, match="key must be visible ASCII") as caught:
+            RemoteSandbox("http://x", key)
+        assert key not in str(caught.value)
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="url must be a str, not int"):
+        RemoteSandbox(wrong)
+    with pytest.raises(TypeError, match="key must be a str, not int"):
+        RemoteSandbox("http://x", wrong)
 
 
 def test_a_server_that_dies_in_mid_run_has_run_it_perhaps(serve: NewServer) -> None:
