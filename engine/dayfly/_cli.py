@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ from ._limits import MAX_RUN_BYTES, Limits
 from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
 from ._result import Outcome, Piece, Result
 from ._sandbox import AsyncSandbox
+from ._save import save
 from ._sync import Sandbox
 from ._version import __version__
 
@@ -122,6 +124,14 @@ def run(
     data: Annotated[str | None, typer.Option(metavar="JSON", help="For the program's `import sandbox; sandbox.data`.")] = None,
     args: Annotated[list[str] | None, typer.Option("--arg", metavar="TEXT", help="For its sys.argv, before ARGs; may be repeated.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="For its environment; may be repeated.")] = None,
+    put: Annotated[
+        list[str] | None, typer.Option("--file", metavar="PATH[=NAME]", help="A file for its working directory; may be repeated.")
+    ] = None,
+    fetch: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Files that come back, for --out or --json; may be repeated.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where they are written; made if it is not there.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are in DIR already.")] = False,
     merge_stderr: Annotated[bool, typer.Option("--merge-stderr", help="Stderr into stdout, in the order of writing.")] = False,
     preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before the run; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of its random generators.")] = None,
@@ -137,7 +147,8 @@ def run(
     """Run one program in a fresh container that is gone afterwards. Its output streams live.
 
     The exit code is the program's; 128+N if signal N ended it; 124: time-out; 137: out of memory;
-    125: the sandbox itself failed, or it was asked for what makes no sense; 2: the command line cannot be read.
+    125: the sandbox itself failed, or it was asked for what makes no sense, or a file of its was not written;
+    2: the command line cannot be read.
     """
     with _told(FAILED):
         output = _Output()
@@ -145,15 +156,24 @@ def run(
         if code is not None and file is not None:  # as with `python3 -c CODE ARG`
             words = [file, *words]
             file = None
+        files = [_source_and_name(text) for text in put or ()]
+        if [file, stdin, *(source for source, _ in files)].count("-") > 1:
+            raise ValueError("only one of the program, its stdin and its files can come from stdin")
+        if (out is not None and not fetch) or (fetch and out is None and not as_json):
+            raise ValueError("--fetch GLOB says which files come back, --out DIR where they are written: give both, or --fetch with --json")
         job = Job(
-            code=_code(file, code, stdin),
+            code=_code(file, code),
             data=UNSET if data is None else _json(data),
             stdin_bytes=None if stdin is None else _read(stdin),
             args=[*(args or ()), *words],
             env=dict(_pair("--env", text) for text in env or ()),
+            files=_files(files),
+            fetch=fetch or (),
             merge_stderr=merge_stderr,
             seed=seed,
         )
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
         sandbox = Sandbox(
             1,
             timeout_ms,
@@ -175,18 +195,19 @@ def run(
             output.write(1, msgspec.json.encode(result) + b"\n")
         for note in _notes(result, timeout_ms=timeout_ms, memory_mb=memory_mb, whole=as_json):
             output.say(note)
-        raise typer.Exit(_exit_code(result))
+        not_written = {} if out is None else save(result.files, out, replace=force)
+        for path, why in not_written.items():
+            output.say(f"{path!r} was not written to {out}: {why}{' (--force replaces it)' * (why == os.strerror(errno.EEXIST))}")
+        raise typer.Exit(FAILED if not_written else _exit_code(result))
 
 
-def _code(file: str | None, code: str | None, stdin: str | None) -> str | bytes:
+def _code(file: str | None, code: str | None) -> str | bytes:
     """The program: a file's bytes as they are, so that Python reads their encoding."""
     if (file is None) == (code is None):
         raise ValueError("give one program: a FILE, - for stdin, or -c CODE")
     if code is not None:
         return code
     assert file is not None
-    if file == stdin == "-":
-        raise ValueError("the program and its stdin cannot both come from stdin")
     return _read(file)
 
 
@@ -197,6 +218,21 @@ def _read(path: str) -> bytes:
     if len(content) > MAX_RUN_BYTES:
         raise ValueError(f"{'stdin' if path == '-' else path} is larger than {MAX_RUN_BYTES:,} bytes, the most that can be handed over")
     return content
+
+
+def _source_and_name(text: str) -> tuple[str, str]:
+    """Take a `--file` apart. What is behind the last `=` is the file's name in the container."""
+    path, equals, name = text.rpartition("=")
+    return (path, name) if equals else (text, Path(text).name)
+
+
+def _files(given: Sequence[tuple[str, str]]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for source, name in given:
+        if name in found:
+            raise ValueError(f"--file {name!r:.80} is given twice")
+        found[name] = _read(source)
+    return found
 
 
 def _json(text: str) -> Any:
@@ -245,6 +281,16 @@ def _exit_code(result: Result) -> int:
     return result.exit_code
 
 
+_SKIPPED: dict[str, str] = {
+    "too_large": "too large for what is left of --limit file_bytes",
+    "too_many": "too many files (--limit file_count), or too many names to look at",
+    "not_regular": "not a regular file, or behind a link",
+    "name": "its name is not UTF-8, or too long, or too deep in folders",
+    "unreadable": "it cannot be read",
+    "missing": "there is no such file",
+}
+
+
 def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) -> Iterator[str]:
     """What the exit code and the output do not tell. `whole`: the result is printed as well, messages and all."""
     match result.outcome:
@@ -267,6 +313,10 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
         yield f"{result.messages_dropped:,} messages were dropped, over a limit or no JSON"
     if result.messages_raw and not whole:
         yield f"{len(result.messages_raw):,} messages that the program sent are shown with --json"
+    for skipped in result.files_skipped:
+        yield f"{skipped.path!r} did not come back: {_SKIPPED[skipped.why]}"
+    if result.files_skipped_dropped:
+        yield f"{result.files_skipped_dropped:,} more files did not come back"
 
 
 # dayfly doctor, clean, image

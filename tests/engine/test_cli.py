@@ -229,6 +229,62 @@ def test_json_comes_with_the_same_exit_code_and_line(dayfly_: Dayfly) -> None:
     assert (result["outcome"], result["timedOut"], result["stdout"], result["stdoutRaw"]) == ("timeout", True, "\ufffd", "/w==")
 
 
+# Files.
+
+COPY = "import os, shutil; os.makedirs('out/deep'); [shutil.copy(name, 'out/deep') for name in os.listdir() if '.csv' in name]"
+
+
+def test_files_go_in_and_come_out(dayfly_: Dayfly, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes(ALL_BYTES)
+    (tmp_path / "a=b.csv").write_bytes(b"2")
+    files = ["--file", str(tmp_path / "data.csv"), "--file", f"{tmp_path / 'a=b.csv'}=b.csv", "--file", "-=c.csv"]
+    done = dayfly_("run", *files, "--fetch", "out/**", "--out", str(tmp_path / "new" / "out"), "-c", COPY, input=b"3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    folder = tmp_path / "new" / "out" / "out" / "deep"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"data.csv": ALL_BYTES, "b.csv": b"2", "c.csv": b"3"}
+
+
+def test_files_that_are_not_written_are_told_and_125(dayfly_: Dayfly, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "folder").symlink_to("/nonexistent")
+    args = [
+        "run",
+        "--fetch",
+        "**",
+        "--out",
+        str(tmp_path),
+        "-c",
+        "import os; os.mkdir('folder'); [open(n, 'w') for n in ('a', 'b', 'folder/c')]",
+    ]
+    done = dayfly_(*args)
+    assert done.returncode == 125
+    assert done.stderr.decode().splitlines() == [
+        f"dayfly: 'a' was not written to {tmp_path}: File exists (--force replaces it)",
+        f"dayfly: 'folder/c' was not written to {tmp_path}: Not a directory",
+    ]
+    assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("old", "")
+    done = dayfly_(*args[:-2], "--force", "-c", "open('a', 'w').write('new'); open('b', 'w').write('new')")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("new", "new")
+
+
+def test_what_did_not_come_back_is_told(dayfly_: Dayfly, tmp_path: Path) -> None:
+    code = "import os; os.mkfifo('fifo'); open('big', 'wb').write(bytes(2000)); open('x\\x1b', 'w'); os.symlink('x', 'link'); os._exit(3)"
+    done = dayfly_("run", "--limit", "file_bytes=1000", "--fetch", "*", "--fetch", "none", "--out", str(tmp_path), "-c", code)
+    assert done.returncode == 3
+    assert done.stderr.decode().splitlines() == [
+        "dayfly: 'big' did not come back: too large for what is left of --limit file_bytes",
+        "dayfly: 'fifo' did not come back: not a regular file, or behind a link",
+        "dayfly: 'link' did not come back: not a regular file, or behind a link",
+        "dayfly: 'none' did not come back: there is no such file",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["x\x1b"]
+    code = "[open(str(i), 'w') for i in range(150)]"
+    done = dayfly_("run", "--json", "--limit", "file_count=1", "--fetch", "*", "-c", code)
+    assert done.stderr.decode().splitlines()[-1] == "dayfly: 49 more files did not come back"
+    assert json.loads(done.stdout)["files"] == {"0": ""}
+
+
 # What cannot be.
 
 
@@ -236,7 +292,8 @@ def test_json_comes_with_the_same_exit_code_and_line(dayfly_: Dayfly) -> None:
     ("args", "said"),
     [
         ([], "give one program"),
-        (["--stdin", "-", "-"], "cannot both come from stdin"),
+        (["--stdin", "-", "-"], "can come from stdin"),
+        (["--file", "-=x", "-"], "can come from stdin"),
         (["no such\nprogram.py"], "no such program.py: No such file or directory"),
         (["/"], "/: Is a directory"),
         (["/dev/zero"], "/dev/zero is larger than 40,000,000 bytes"),
@@ -257,6 +314,15 @@ def test_json_comes_with_the_same_exit_code_and_line(dayfly_: Dayfly) -> None:
         (["-c", "1", "--env", "=1"], "the env key ''"),
         (["-c", "1", "--data", "{"], "--data is no JSON"),
         (["-c", "1", "--data", "[" * 100_000], "--data is no JSON"),
+        (["-c", "1", "--file", "none"], "none: No such file or directory"),
+        (["-c", "1", "--file", "/dev/zero=x"], "/dev/zero is larger than 40,000,000 bytes"),
+        (["-c", "1", "--file", "/dev/null=../x"], "the path '../x' of files has a part that is empty"),
+        (["-c", "1", "--file", "/dev/null=main.py"], "the file 'main.py' is made from code"),
+        (["-c", "1", "--file", "/dev/null", "--file", "/dev/zero=null"], "--file 'null' is given twice"),
+        (["-c", "1", "--fetch", "*"], "--out DIR where they are written"),
+        (["-c", "1", "--out", "x"], "--fetch GLOB says which files come back"),
+        (["-c", "1", "--fetch", "../*", "--out", "x"], "the pattern '../*' of fetch must be relative"),
+        (["-c", "1", "--fetch", "*", "--out", "/dev/null"], "/dev/null: File exists"),
         (["-c", "1", "--image", "no image"], "image 'no image' has characters"),
         (["-c", "1", "--docker-host", "ssh://somewhere"], "ssh"),
     ],

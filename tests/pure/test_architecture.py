@@ -25,7 +25,7 @@ LAYERS = [
     ["_doctor", "_mcp", "remote"],
     ["_sync"],
     ["_sandbox"],
-    ["_session"],
+    ["_save", "_session"],
     ["_container", "_image", "_pool", "_watchdog"],
     ["_cleaner", "_execution", "_post_mortem", "_watchdog_process"],
     ["_orphans", "_owner"],
