@@ -38,23 +38,29 @@ MODULES = """
     xmlrpc zipapp zipfile zipimport zlib concurrent_futures epoll asyncio eintr faulthandler ctypes
 """
 
-READ_ONLY, NO_EXEC, FILE_SIZE = "the image is read-only", "noexec", "file size"
+READ_ONLY, NO_EXEC, FILE_SIZE, NO_TERMINALS, IPV6, SENDFILE = (
+    *("the image is read-only", "noexec", "file size", "no terminals", "IPv6 loopback", "os.sendfile"),
+)
 EXPECTED = {
-    "test_ftplib": "IPv6 loopback",
+    "test_ftplib": f"{IPV6}, out-of-band data",
     "test_httpservers": NO_EXEC,
     "test_io": FILE_SIZE,
     "test_largefile": FILE_SIZE,
-    "test_logging": "IPv6 loopback",
+    "test_logging": f"{IPV6}, UDP",
     "test_mmap": f"{FILE_SIZE}, {NO_EXEC}",
-    "test_os": "splice; setpriority by process id",
+    "test_openpty": NO_TERMINALS,
+    "test_os": f"splice, setpriority by process id, {SENDFILE}, {NO_TERMINALS}, extended attributes, fsync",
     "test_pickle": READ_ONLY,
+    "test_pty": NO_TERMINALS,
     "test_queue": "processes and threads",
     "test_resource": "limits that cannot be raised",
     "test_runpy": READ_ONLY,
-    "test_shutil": f"{FILE_SIZE}, {NO_EXEC}",
+    "test_shutil": f"{SENDFILE}, {NO_EXEC}",
     "test_signal": "pidfd_send_signal",
     "test_subprocess": f"{NO_EXEC}, open files",
-    "test_socket": "IPv6 loopback, socket families",
+    "test_socket": f"{IPV6}, UDP, socket families, {SENDFILE}, if_nameindex",
+    "test_tarfile": "user ids above 2,097,151",
+    "test_zipfile": FILE_SIZE,
 }
 """Module -> the row of docs/differences.md that explains its differences."""
 

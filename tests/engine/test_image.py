@@ -95,7 +95,7 @@ def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_
     found = look_inside(
         image,
         """if True:
-        import importlib.util, os, shutil, stat, subprocess, sysconfig
+        import importlib.util, os, shutil, stat, subprocess, sys, sysconfig
         import asyncio, bz2, ctypes, curses, dbm, decimal, lzma, multiprocessing, readline
         import sqlite3, ssl, uuid, zlib, zoneinfo
         stdlib = sysconfig.get_paths()["stdlib"]
@@ -109,13 +109,16 @@ def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_
             "installers": [name for name in ("apt", "apt-get", "dpkg", "perl", "mount", "su") if shutil.which(name)],
             "tools": [name for name in ("sh", "bash", "env", "ls", "grep", "sed", "tar") if not shutil.which(name)],
             "python": [os.path.realpath(shutil.which(name)) for name in ("python", "python3")],
-            "pip": [subprocess.run([name, "install", "x"], capture_output=True, text=True).stderr for name in ("pip", "pip3")],
+            "pip": [subprocess.run([name, "install", "x"], capture_output=True, text=True).stderr for name in ("pip", "pip3")]
+                   + [subprocess.run([sys.executable, "-m", "pip", "install", "x"], capture_output=True, text=True).stderr],
+            "pip_module": subprocess.run([sys.executable, "-c", "import pip"], capture_output=True, text=True).stderr.splitlines()[-1],
             "berlin": str(zoneinfo.ZoneInfo("Europe/Berlin")),
         })""",
     )
     assert found["sources"] > 500
     assert len(set(found.pop("python"))) == 1
     assert set(found.pop("pip")) == {"pip: this sandbox has no network; packages are part of its image: dayfly image build --pip NAME\n"}
+    assert found.pop("pip_module") == "ModuleNotFoundError: No module named 'pip'"
     assert found == {"sources": found["sources"], "uncompiled": [], "special": [], "installers": [], "tools": [], "berlin": "Europe/Berlin"}
 
 
@@ -262,6 +265,9 @@ async def test_a_requirement_that_has_no_wheel(api: EngineAPI, image: str, tag: 
 async def test_a_package_without_a_wheel_names_the_flag(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
     with pytest.raises(DayflyError, match=r"no wheel of docopt fits .*--allow-source.*setup code on this host"):
         await images.build(api, base=DEFAULT, tag=tag, pip=["docopt"])
+    # There is source of the package, but none of this version: the message does not say that there is.
+    with pytest.raises(DayflyError, match=r"no wheel of six==99 fits .*source distributions of six: .*No matching distribution"):
+        await images.build(api, base=DEFAULT, tag=tag, pip=["six==99"])
 
 
 async def test_a_dependency_without_a_wheel_is_told(api: EngineAPI, image: str, tag: str) -> None:

@@ -59,11 +59,11 @@ async def fetch_wheels(recipe: Recipe, facts: Facts, wheels: Path, scratch: Path
         # pip itself comes along: the base need not have one.
         await run([*command, "pip", *recipe.pip], scratch, lambda _: None)
     except DayflyError as error:
-        missing = re.search(r"No matching distribution found for ([A-Za-z0-9][\w.-]*)", str(error))
-        if missing is None or recipe.allow_source or not await _has_source(missing[1], scratch):
+        missing = re.search(r"No matching distribution found for (([A-Za-z0-9][\w.-]*)[^;\s]*)", str(error))
+        if missing is None or recipe.allow_source or not await _has_source(missing[2], scratch):
             raise
         raise DayflyError(
-            f"no wheel of {missing[1]} fits Python {facts.version} of the image, but there is its source: "
+            f"no wheel of {missing[1]} fits Python {facts.version} of the image. The index has source distributions of {missing[2]}: "
             f"allow_source=True (--allow-source) builds a wheel of it, which runs its setup code on this host; {error}"
         ) from error
     # Where a newer version needs what has no wheel, pip takes an older one and says so in its log alone.

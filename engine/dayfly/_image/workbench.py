@@ -47,16 +47,22 @@ _PATH = next(entry for entry in spec.ENVIRONMENT if entry.startswith("PATH="))
 """Where the base must have its python3: a container of the image is started with no other."""
 _PROGRAM = (Path(__file__).parent / "workbench_program.py").read_text(encoding="utf-8")
 
-_NO_PIP = """#!/bin/sh
-echo "pip: this sandbox has no network; packages are part of its image: dayfly image build --pip NAME" >&2
+_NO_PIP = "pip: this sandbox has no network; packages are part of its image: dayfly image build --pip NAME"
+_NO_PIP_COMMAND = f"""#!/bin/sh
+echo "{_NO_PIP}" >&2
 exit 1
 """
-"""The command `pip` of an image that has none. Programs call it, and should learn why it fails."""
+_NO_PIP_MODULE = f"""import sys
+if __name__ != "__main__":
+    raise ModuleNotFoundError("No module named 'pip'", name="pip")
+sys.exit("{_NO_PIP}")
+"""
+"""`pip` and `python -m pip` of an image that has none. Programs call them, and should learn why they fail."""
 
 
 def inputs_digest(origin: str, recipe: Recipe) -> str:
     """Return what an image on the root `origin` is made from, as a digest: today's image is the old one where it is the same."""
-    return digest(origin, recipe.python2, recipe.pip, _PROGRAM, _NO_PIP, _HOSTS, __version__, _runner_files())
+    return digest(origin, recipe.python2, recipe.pip, _PROGRAM, _NO_PIP_COMMAND, _NO_PIP_MODULE, _HOSTS, __version__, _runner_files())
 
 
 async def finish(engine: EngineAPI, recipe: Recipe, root: str, inputs: str, say: Progress) -> str:
@@ -209,7 +215,13 @@ async def _context(recipe: Recipe, facts: Facts, scratch: Path, say: Progress) -
         say(f"fetching wheels for Python {facts.version}: {' '.join(recipe.pip)}")
         await fetch_wheels(recipe, facts, wheels, scratch, say)
     files = _runner_files()
-    order = {"hosts": _HOSTS, "pip": recipe.pip, "no_pip": _NO_PIP, "files": sorted({name.partition("/")[0] for name in files})}
+    order = {
+        "hosts": _HOSTS,
+        "pip": recipe.pip,
+        "no_pip": _NO_PIP_COMMAND,
+        "no_pip_module": _NO_PIP_MODULE,
+        "files": sorted({name.partition("/")[0] for name in files}),
+    }
     (scratch / "order.json").write_bytes(msgspec.json.encode(order))
     for name, content in files.items():
         (scratch / name).parent.mkdir(exist_ok=True)

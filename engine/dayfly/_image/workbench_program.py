@@ -5,6 +5,7 @@ when it is done: that is when the container is committed. Python 3.4 must unders
 """
 
 import compileall
+import importlib.util
 import json
 import os
 import platform
@@ -108,6 +109,9 @@ try:
             with open(path, "w") as file:
                 file.write(order["no_pip"])
             os.chmod(path, 0o755)
+    if not importlib.util.find_spec("pip"):
+        with open(os.path.join(folder, "pip.py"), "w") as file:
+            file.write(order["no_pip_module"])
     name_loopback(order["hosts"])
     for path in [sysconfig.get_paths()["stdlib"]] + site.getsitepackages():
         if os.path.isdir(path):
