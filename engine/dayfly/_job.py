@@ -32,6 +32,8 @@ MAX_TIMEOUT_MS = 7 * 24 * 3_600_000.0
 RUN_ROOM = RUN_SIZE - 32
 """What is left of a `run` frame beside its token."""
 PROGRAM, DATA = "main.py", "data.json"
+MOST_FILES = MAX_FILES - 2
+"""Of `files`, beside the two above."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -165,8 +167,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
                     found[path] = content
                 else:
                     raise TypeError(f"{name}[{path!r:.80}] must be bytes or a str, not {type(content).__name__}")
-        if len(found) > MAX_FILES - 2:
-            raise ValueError(f"{len(found):,} files are given; {MAX_FILES - 2:,} are allowed")
+        if len(found) > MOST_FILES:
+            raise ValueError(f"{len(found):,} files are given; {MOST_FILES:,} are allowed")
         taken = {PROGRAM, DATA} if self.data is not UNSET else {PROGRAM}
         for path in found:
             if path in taken:

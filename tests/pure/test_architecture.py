@@ -203,7 +203,9 @@ SERVER_LAYER_OF = {module: number for number, layer in enumerate(SERVER_LAYERS) 
 SERVER_MAY_ALSO_USE = {
     "dayfly._engine_api",  # one ping, for /readyz
     "dayfly._endpoint",  # where the engine is, found once
-    "dayfly._limits",  # bounds that it shares with the sandbox
+    "dayfly._job",  # bounds that it shares with the sandbox
+    "dayfly._limits",
+    "dayfly._messages",
     "dayfly._names",  # the default image
     "dayfly._mcp",  # the tools, which `dayfly mcp` has too
 }

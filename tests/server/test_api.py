@@ -83,6 +83,31 @@ def test_run_takes_a_full_job_and_returns_a_full_result(client: httpx.Client) ->
     assert "queue;dur=" in answer.headers["server-timing"]
 
 
+FILES = "import os; os.makedirs('out/a'); open('out/a/b', 'wb').write(open('in/x', 'rb').read() + open('y').read().encode())"
+
+
+@pytest.mark.parametrize("place", ["/v1/run", "/v1/run/stream", "{}/run", "{}/run/stream"])
+def test_files_go_in_and_come_out(client: httpx.Client, place: str) -> None:
+    session = "/v1/sessions/" + client.post("/v1/sessions", json={}).raise_for_status().json()["id"]
+    path = place.format(session)
+    job = {"code": FILES, "files": {"in/x": "AP8="}, "filesText": {"y": "\u0439"}, "fetch": ["out/**", "none", "out"]}
+    answer = client.post(path, json=job).raise_for_status()
+    result = answer.json() if path.endswith("run") else dict(events(iter(answer.text.splitlines())))["result"]
+    assert (result["outcome"], result["files"]) == ("ok", {"out/a/b": "AP/QuQ=="})
+    assert result["filesSkipped"] == [{"path": "none", "why": "missing"}, {"path": "out", "why": "not_regular"}]
+    assert result["filesSkippedDropped"] == 0
+    client.delete(session).raise_for_status()
+
+
+def test_files_beyond_the_limits_are_named_with_the_reason(client: httpx.Client) -> None:
+    limits = client.get("/v1/limits").json()
+    count, size = limits["fileCount"], limits["fileBytes"]
+    code = f"open('a', 'wb').truncate({size}); open('b', 'w').write('x'); [open(f'c{{i:03}}', 'w') for i in range({count})]"
+    result = client.post("/v1/run", json={"code": code, "fetch": ["*"]}).raise_for_status().json()
+    assert len(result["files"]["a"]) == -(-size // 3) * 4
+    assert result["filesSkipped"] == [{"path": "b", "why": "too_large"}, {"path": f"c{count - 1:03}", "why": "too_many"}]
+
+
 def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
     name = ""
     for line in lines:
@@ -131,6 +156,24 @@ def test_a_client_that_goes_away_cancels_its_run(shared: Server, client: httpx.C
     assert time.monotonic() - begun < 10
 
 
+def test_preloaded_modules_are_there_in_runs_and_sessions(serve: NewServer) -> None:
+    server = serve("--preload", "decimal, fractions").ready()
+    with server.client() as client:
+        assert client.get("/v1/limits").json()["preload"] == ["decimal", "fractions"]
+        session = "/v1/sessions/" + client.post("/v1/sessions", json={}).raise_for_status().json()["id"]
+        for path in ("/v1/run", f"{session}/run"):
+            result = client.post(path, json={"code": "import sys; print({'decimal', 'fractions'} - set(sys.modules))"}).json()
+            assert (result["stdout"], result["preloaded"]) == ("set()\n", True)
+
+
+def test_a_module_that_cannot_be_preloaded_is_logged_by_name(serve: NewServer) -> None:
+    server = serve("--preload", "nonesuch")
+    with server.client() as client:
+        told = wait_for(lambda: next((line for line in server.lines if "the sandbox cannot be started" in line), None), server)
+        assert "preload of nonesuch: ModuleNotFoundError" in told
+        assert client.get("/readyz").json() == {"ready": False, "detail": "the sandbox cannot be started: StartFailed"}
+
+
 # Bounds and problems.
 
 
@@ -146,6 +189,15 @@ def test_a_client_that_goes_away_cancels_its_run(shared: Server, client: httpx.C
         ("/v1/run", {"code": "1", "v3": False}, "has no Python 2"),
         ("/v1/run", {"code": 5}, "code: Expected `str"),
         ("/v1/run", {"code": "1", "stdin": "a", "stdinBytes": "YQ=="}, "both given"),
+        ("/v1/run", {"code": "1", "files": {"../x": ""}}, "the path '../x' of files has a part that is empty, '.' or '..'"),
+        ("/v1/run", {"code": "1", "files": {"x": "%"}}, "files[...]: Invalid base64 encoded string"),
+        ("/v1/run", {"code": "1", "files": {"x": ""}, "filesText": {"x": ""}}, "the file 'x' is given twice"),
+        ("/v1/run", {"code": "1", "filesText": {"main.py": ""}}, "the file 'main.py' is made from code; give it there"),
+        ("/v1/run", {"code": "1", "filesText": {"x": "x" * 4_000_000}}, "the limit (input_bytes) is 4,000,000"),
+        ("/v1/run", {"code": "1", "files": {str(i): "" for i in range(1_023)}}, "1,023 files are given; 1,022 are allowed"),
+        ("/v1/run", {"code": "1", "files": {str(i): "" for i in range(4_097)}}, "files: Expected `object` of length <= 4096"),
+        ("/v1/run", {"code": "1", "fetch": ["*"] * 65}, "fetch has 65 paths; 64 are allowed"),
+        ("/v1/run/stream", {"code": "1", "fetch": ["/etc/*"]}, "the pattern '/etc/*' of fetch must be relative"),
         ("/compile", {"code": "1", "v3": "yes"}, "v3"),
         ("/v1/run", [], "Expected `object`"),
     ],

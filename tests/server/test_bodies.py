@@ -67,6 +67,9 @@ def test_no_text_is_costly_to_decode(unit: bytes, end: bytes) -> None:
     [
         b'{"code":"1","args":[' + b'"",' * 2_600_000 + b'""]}',
         b'{"code":"1","env":{' + b",".join(b'"%d":""' % number for number in range(700_000)) + b"}}",
+        b'{"code":"1","files":{' + b",".join(b'"%d":""' % number for number in range(700_000)) + b"}}",
+        b'{"code":"1","filesText":{"' + b"a/" * 4_000_000 + b'":""}}',
+        b'{"code":"1","fetch":[' + b'"*",' * 1_900_000 + b'"*"]}',
         b'{"code":"1","data":[' + b"{}," * 2_600_000 + b"0]}",
         b'{"code":"1","data":' + b"[" * 8_000_000,
         b'{"code":"1","' + b"x" * 8_000_000 + b'":1}',

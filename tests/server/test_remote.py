@@ -164,7 +164,8 @@ def test_a_session_is_that_of_a_sandbox_here(remote: RemoteSandbox, local: Sandb
     for sandbox in (local, remote):
         with sandbox.session(max_runs=4) as session:
             session.run("open('a', 'w').write('1')")
-            assert session.run("print(open('a').read())").stdout == "1\n"
+            kept = session.run("print(open('a').read(), open('b').read())", files={"b": b"2"}, fetch=["*", "none"])
+            assert (kept.stdout, kept.files, [skipped.path for skipped in kept.files_skipped]) == ("1 2\n", {"a": b"1"}, ["none"])
             assert session.run("import os; print(os.listdir())", clean=True).stdout == "['main.py']\n"
             for item in session.stream("print(1, flush=True)\nimport time; time.sleep(15)"):
                 assert isinstance(item, Piece)

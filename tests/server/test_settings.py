@@ -75,6 +75,8 @@ def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file(tmp_path
         ("pool_size = 4\nmax_containers = 3", "max_containers (3) is less than pool_size (4)"),
         ('host = "0.0.0.0"', "not a loopback address and there is no key"),
         ('host = "example.org"', "not a loopback address and there is no key"),
+        ('preload = ["os", "a b"]', "preload has 'a b', which is not the name of a module"),
+        ('preload = "os"', "preload: Expected `array`, got `str`"),
         ('image = "a b"', "image 'a b' has characters"),
         ('keys = ["alice"]', "keys, entry 1: not of the form name=sha256:hash"),
         ('keys_file = "/nowhere/keys"', "keys_file: /nowhere/keys: No such file or directory"),

@@ -35,8 +35,8 @@ _LONE = re.compile(
 SEARCHED, SLICE = 2_000_000, 131_072
 """Bytes of a body that are searched for a lone surrogate, and bytes that are handled in one call:
 other threads wait for as long as that takes."""
-MOST_ARGS = 4_096
-"""Members of `args`, and of `env`: each is checked by itself."""
+MOST_MEMBERS = 4_096
+"""Members of `args`, `env`, `files`, `filesText` and `fetch`: each is checked by itself."""
 
 
 class BodyMemory:
@@ -127,8 +127,8 @@ def _job_request() -> Any:
     fields: list[Any] = []
     for field in msgspec.structs.fields(Job):
         kind: Any = msgspec.Raw if field.name == "data" else hints[field.name]
-        if field.name in ("args", "env"):
-            kind = Annotated[kind, msgspec.Meta(max_length=MOST_ARGS)]
+        if field.name in ("args", "env", "files", "files_text", "fetch"):
+            kind = Annotated[kind, msgspec.Meta(max_length=MOST_MEMBERS)]
         if field.required:
             fields.append((field.name, kind))
         elif field.default is not msgspec.NODEFAULT:

@@ -12,6 +12,8 @@ from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dayfly import Job, Result, __version__
+from dayfly._job import MOST_FILES
+from dayfly._messages import MAX_PATTERNS
 
 from . import bodies, docs, fusion, piston, runs
 from .config import Config
@@ -40,6 +42,12 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     input_bytes: int
     stdout_bytes: int
     stderr_bytes: int
+    file_count: int
+    """Files that come back."""
+    file_bytes: int
+    """Their contents, summed."""
+    preload: list[str]
+    """Modules that every program finds imported."""
     request_bytes: int
     """The body of a request, as JSON."""
     sessions: int
@@ -47,8 +55,12 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     session_runs: int
     session_seconds: float
     session_idle_seconds: float
-    arg_count: int = bodies.MOST_ARGS
+    arg_count: int = bodies.MOST_MEMBERS
     """Members of `args`, and of `env`."""
+    input_file_count: int = MOST_FILES
+    """Members of `files` and `filesText` together."""
+    fetch_count: int = MAX_PATTERNS
+    """Members of `fetch`."""
 
 
 # Documentation.
@@ -267,6 +279,9 @@ async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
         input_bytes=config.limits.input_bytes,
         stdout_bytes=config.limits.stdout_bytes,
         stderr_bytes=config.limits.stderr_bytes,
+        file_count=config.limits.file_count,
+        file_bytes=config.limits.file_bytes,
+        preload=config.preload,
         request_bytes=config.max_request_bytes,
         sessions=config.session_share(len(app.keys)),
         session_runs=config.session_runs,
