@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -289,7 +289,7 @@ class Attached:
 # Runs as process 1 of a plain container: one program after the other, each a process of its own in the working directory, as a shell
 # would start it. The Python of the image runs it, whatever its version.
 _LAUNCHER = r"""
-import base64, json, os, shutil, signal, subprocess, sys, threading
+import array, base64, fcntl, json, os, shutil, signal, subprocess, sys, termios, threading, time
 for line in sys.stdin:
     order = json.loads(line)
     for name in os.listdir("."):
@@ -299,16 +299,28 @@ for line in sys.stdin:
             file.write(base64.b64decode(text))
     stdin = subprocess.DEVNULL if order["stdin"] is None else subprocess.PIPE
     process = subprocess.Popen(order["argv"], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    answer = {}
+    answer = {"stdout": bytearray(), "stderr": bytearray()}
     def read(name):
-        answer[name] = getattr(process, name).read()
+        while piece := getattr(process, name).read1():
+            answer[name] += piece
+    def until(condition):
+        while not condition() and process.poll() is None:
+            time.sleep(0.003)
+    def unread():
+        count = array.array("i", [0])
+        fcntl.ioctl(process.stdin, termios.FIONREAD, count)
+        return count[0]
     def write():
         try:
-            process.stdin.write(base64.b64decode(order["stdin"]))
+            for text, count, data in order["stdin"]:
+                until(lambda: answer["stdout"].count(text.encode()) >= count)
+                process.stdin.write(base64.b64decode(data))
+                process.stdin.flush()
+            until(lambda: not unread())
             process.stdin.close()
         except OSError:
             pass
-    threads = [threading.Thread(target=read, args=(name,)) for name in ("stdout", "stderr")]
+    threads = [threading.Thread(target=read, args=(name,)) for name in answer]
     threads += [threading.Thread(target=write)] if order["stdin"] is not None else []
     [thread.start() for thread in threads]
     try:
@@ -326,6 +338,8 @@ for line in sys.stdin:
     answer = {name: base64.b64encode(data).decode() for name, data in answer.items()}
     print(json.dumps({"status": status, **answer}), flush=True)
 """
+Step = tuple[str, int, bytes]
+"""What is written to a command's standard input, once this text has been so often in its output."""
 
 
 class PlainContainer:
@@ -356,12 +370,15 @@ class PlainContainer:
         with oracle.attached(body) as attached:
             yield PlainContainer(attached)
 
-    def run(self, argv: list[str], files: Mapping[str, bytes], stdin: bytes | None = None) -> tuple[int | None, bytes, bytes]:
-        """Run a command beside these files; return its exit status (minus the signal's number; None after a minute), stdout, stderr."""
-        order = {
+    def run(self, argv: list[str], files: Mapping[str, bytes], stdin: Sequence[Step] | None = None) -> tuple[int | None, bytes, bytes]:
+        """Run a command beside these files; return its exit status (minus the signal's number; None after a minute), stdout, stderr.
+
+        Its standard input ends when the command has taken the last step's bytes from its pipe.
+        """
+        order: dict[str, Any] = {
             "argv": argv,
             "files": {name: base64.b64encode(data).decode() for name, data in files.items()},
-            "stdin": None if stdin is None else base64.b64encode(stdin).decode(),
+            "stdin": stdin if stdin is None else [(text, count, base64.b64encode(data).decode()) for text, count, data in stdin],
         }
         self._attached.write(json.dumps(order).encode() + b"\n")
         answer = json.loads(self._attached.line())

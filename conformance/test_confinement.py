@@ -381,12 +381,14 @@ def test_output_over_the_limit_ends_the_program_if_so_wished(new_box: NewBox) ->
 
 
 @clause("limit.messages")
-def test_messages_over_their_number_or_size_are_dropped_and_counted(small: Box) -> None:
+def test_messages_over_a_limit_are_dropped_and_counted(small: Box) -> None:
     answer = small.run("import sandbox\nfor n in range(25): sandbox.send(n)")
     assert (answer["messages"], answer["messagesDropped"], answer["isError"]) == (list(range(10)), 15, False)
     answer = small.run("import sandbox\nsandbox.send('x' * 900)\nsandbox.send('x' * 900)\nsandbox.send(1)")
     assert answer["messages"][0] == "x" * 900
     assert answer["messagesDropped"] >= 1
+    answer = small.run("import sandbox\nfor depth in (100, 101): sandbox.send(eval('[' * depth + ']' * depth))")
+    assert ([json.dumps(message) for message in answer["messages"]], answer["messagesDropped"]) == (["[" * 100 + "]" * 100], 1)
 
 
 @clause("limit.input")

@@ -29,7 +29,7 @@ VALUES: dict[str, Any] = {
     "empty list": [],
     "empty object": {},
     "object": {"a": [1, {"b": None}], "ü": {"": "empty key"}, "z": [True, False]},
-    "deeply nested": nested(150),
+    "deeply nested": nested(100),
     "large": {"rows": [{"id": number, "name": f"näme {number}"} for number in range(15_000)]},
     "one long string": "0123456789" * 90_000,
 }

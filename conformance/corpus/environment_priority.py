@@ -1,0 +1,3 @@
+import os
+
+print(os.nice(0))
