@@ -79,7 +79,7 @@ class OwnerTask:
 
     async def end(self) -> None:
         """Cancel it, and wait for its end."""
-        # By the clock, not from this task. See "Upstream" in ARCHITECTURE.md.
+        # By the clock, not from this task. See `tests.upstream`.
         self._scope.deadline = anyio.current_time() + _NEXT_PASS
         await self._over.wait()
 

@@ -51,7 +51,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 async def _anyio_sets_results_of_cancelled_futures(anyio_backend: str) -> None:
-    """See "Upstream" in engine/ARCHITECTURE.md: an error that is logged, no more."""
+    """See `tests.upstream`: an error that is logged, no more."""
     if anyio_backend != "asyncio":
         return
     loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,15 @@ NO_IO = [
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
 OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}, "_mcp": OUTSIDE | {"mcp", "pydantic"}}
 TYPING_ONLY = {"typing_extensions"}  # the type checker has it
+
+
+def table() -> dict[str, int]:
+    """Return the number of each module's row in the table of ARCHITECTURE.md."""
+    text = (ROOT / "engine" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \| ", text.partition("| module |")[2].partition("\n\n")[0], re.MULTILINE)
+    names = [(name.rstrip("/"), number) for number, row in enumerate(rows) for name in re.findall(r"`([\w/]+)`", row)]
+    return {name if name in ("__init__", "remote") else f"_{name}": number for name, number in names}
+
 
 # What need not be in a layer below, but is imported inside a function only, and why.
 DEFERRED = {
@@ -104,6 +114,22 @@ def modules() -> list[str]:
 
 def test_every_module_has_its_layer_and_every_layer_exists() -> None:
     assert sorted(LAYER_OF) == sorted([*modules(), "_image"])
+
+
+def test_the_architecture_names_every_module_in_this_order() -> None:
+    rows = table()
+    assert sorted(rows) == sorted({*modules(), "_image", "_server"} - {"__main__", "_version"})
+    upwards = [
+        (module, other)
+        for module in modules()
+        for other in (name.partition(".")[2] for name, *_ in imports(HOST / f"{module}.py", "dayfly"))
+        if module in rows and other in rows and rows[other] < rows[module]
+    ]
+    assert upwards == []
+
+
+def test_the_architecture_is_short() -> None:
+    assert len((ROOT / "engine" / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 @pytest.mark.parametrize("module", modules())
