@@ -53,7 +53,8 @@ def emptied(server: Server, key: str) -> Iterator[httpx.Client]:
 def opened(client: httpx.Client, **wanted: float) -> str:
     answer = client.post("/v1/sessions", json=wanted)
     assert answer.status_code == 201, answer.text
-    return f"/v1/sessions/{answer.json()['id']}"
+    assert answer.headers["Location"] == f"/v1/sessions/{answer.json()['id']}"
+    return answer.headers["Location"]
 
 
 def run(client: httpx.Client, session: str, code: str, **more: Any) -> Any:

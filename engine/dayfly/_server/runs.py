@@ -137,8 +137,9 @@ class SessionAnswer:
             body = await bodies.read(scope, receive, SESSION_BYTES, take)
             wanted = await bodies.decode(bodies.session_decoder, body)
             context.read = True
-            state = msgspec.json.encode(await unless_gone(app.sessions.open(context.key.name, wanted), receive))
-            await send_body(send, state, {"content-type": "application/json"}, app.config.client_seconds, status=201)
+            state = await unless_gone(app.sessions.open(context.key.name, wanted), receive)
+            headers = {"content-type": "application/json", "location": f"/v1/sessions/{state.id}"}
+            await send_body(send, msgspec.json.encode(state), headers, app.config.client_seconds, status=201)
 
 
 class CompileAnswer(RunAnswer):
