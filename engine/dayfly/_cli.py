@@ -183,7 +183,7 @@ def run(
             runtime=runtime,
             docker_host=docker_host,
             python=python.value,
-            preload=tuple(preload or ()),
+            preload=preload,
             max_containers=1,  # no second one is made for a single run
         )
         try:
@@ -355,9 +355,7 @@ def mcp(
     except ModuleNotFoundError as missing:
         sys.exit(f"dayfly: this needs {missing.name}, which is not installed: pip install 'dayfly[mcp]'")
     with _told(FAILED):
-        sandbox = AsyncSandbox(
-            pool_size, timeout_ms, memory_mb, image=image, runtime=runtime, docker_host=docker_host, preload=tuple(preload or ())
-        )
+        sandbox = AsyncSandbox(pool_size, timeout_ms, memory_mb, image=image, runtime=runtime, docker_host=docker_host, preload=preload)
         _mcp.main(sandbox, max_seconds=max_timeout_ms / 1_000)
 
 
@@ -426,6 +424,9 @@ def image_build(
     allow_source: Annotated[
         bool, typer.Option("--allow-source", help="Build what has no wheel from source: runs its setup code on this host, as this user.")
     ] = False,
+    preload: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE", help="What programs find imported, unless it is said otherwise; may be repeated.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build anew, though nothing has changed.")] = False,
     docker_host: DockerHost = None,
 ) -> None:
@@ -446,6 +447,7 @@ def image_build(
                     pip=pip or (),
                     apt=apt or (),
                     allow_source=allow_source,
+                    preload=preload or (),
                     force=force,
                     progress=lambda line: console.print(_printable(line), markup=False, highlight=False, soft_wrap=True),
                 )

@@ -11,3 +11,5 @@ DEFAULT_IMAGE_PYTHON2 = f"dayfly/python2:{__version__}"
 
 PROTOCOL_LABEL = "dayfly.protocol"
 """Label of a runner image: the version of the runner protocol that its runner speaks."""
+PRELOAD_LABEL = "dayfly.preload"
+"""Label of a runner image: the modules that a sandbox preloads unless it says otherwise."""

@@ -34,7 +34,7 @@ from ._job import Job, RunOptions, as_job, check_timeout, request
 from ._ledger import Ledger, State
 from ._limits import MAX_WAITING, Limits, integer, number
 from ._messages import MAX_MODULES, MODULE_LENGTH, PROTOCOL, Request
-from ._names import DEFAULT_IMAGE, PROTOCOL_LABEL
+from ._names import DEFAULT_IMAGE, PRELOAD_LABEL, PROTOCOL_LABEL
 from ._owner import OwnerTask
 from ._pool import Pool
 from ._result import OnOutput, Piece, Result
@@ -81,7 +81,7 @@ class SandboxOptions(TypedDict, total=False):
     max_containers: int | None
     uids: range | None
     cgroup_parent: str | None
-    preload: Sequence[str]
+    preload: Sequence[str] | None
 
 
 class AsyncSandbox:
@@ -101,7 +101,8 @@ class AsyncSandbox:
     max_containers: containers alive at all, whatever their state; None: twice pool_size, so that as many programs run as are kept warm.
     uids: the range that containers' uids are taken from; None: one that suits the engine.
     cgroup_parent: a cgroup of the host that bounds all containers together.
-    preload: modules to import in each container before it counts as warm. Every program finds them imported.
+    preload: modules to import in each container before it counts as warm; every program finds them imported. None: those of the
+    image (`dayfly image build --preload`), which has none unless it was asked for.
     """
 
     _closed = True  # for __del__, where __init__ never came to its end
@@ -122,7 +123,7 @@ class AsyncSandbox:
         max_containers: int | None = None,
         uids: range | None = None,
         cgroup_parent: str | None = None,
-        preload: Sequence[str] = (),
+        preload: Sequence[str] | None = None,
     ) -> None:
         self.pool_size = integer("pool_size", pool_size, least=1, most=10_000)
         self.timeout_ms = check_timeout(timeout_ms)
@@ -141,7 +142,7 @@ class AsyncSandbox:
         self._max_waiting = integer("max_waiting", max_waiting, least=0, most=MAX_WAITING)
         self._queue_timeout = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
         self._uids = None if uids is None else _uid_range(uids)
-        self.preload = _modules(preload)
+        self._preload = None if preload is None else _modules(preload)
         self._engine = EngineAPI(docker_host)
         self._pool: Pool[Container] | None = None
         self._ledger: Ledger | None = None
@@ -283,12 +284,15 @@ class AsyncSandbox:
         except ImageMissing as error:
             tag = "" if self.image == DEFAULT_IMAGE else f" --tag {self.image}"
             raise ImageMissing(f"{error}; make it with `dayfly image build{tag}{' --python2' * (self.python == '2')}`") from error
-        label = image.get("Config", {}).get("Labels", {}).get(PROTOCOL_LABEL)
+        labels = image.get("Config", {}).get("Labels", {})
+        label = labels.get(PROTOCOL_LABEL)
         if label != str(PROTOCOL):
             speaks = "is not a runner image" if label is None else f"speaks protocol {label}"
             raise StartFailed(
                 f"the image {self.image!r} {speaks}, and this dayfly needs {PROTOCOL}: build it again with `dayfly image build`"
             )
+        if self._preload is None:
+            self._preload = _modules(labels.get(PRELOAD_LABEL, "").split())
         runtimes = info.get("Runtimes", {})
         if self.runtime is not None and self.runtime not in runtimes:
             raise EngineError(f"the engine has no runtime {self.runtime!r}; it has {', '.join(sorted(runtimes))}")
@@ -383,6 +387,11 @@ class AsyncSandbox:
     def pythons(self) -> Mapping[str, str]:
         """Interpreters that the image has, by what `python` may be: `{"3": "3.11.2", "2": "2.7"}`. Empty before `initialize`."""
         return dict(self._pythons)
+
+    @property
+    def preload(self) -> Sequence[str]:
+        """Modules that every program finds imported. Before `initialize`, those of the image are not known."""
+        return self._preload or ()
 
     def note(self, what: Event | DayflyError) -> None:
         """Internal: count how a run ended."""

@@ -21,7 +21,7 @@ import anyio
 import httpx
 import pytest
 
-from dayfly import DayflyError, EngineError, ImageMissing, Limits, Sandbox, __version__
+from dayfly import AsyncSandbox, DayflyError, EngineError, ImageMissing, Job, Limits, Sandbox, __version__
 from dayfly import _image as images
 from dayfly._engine_api import EngineAPI
 from dayfly._image import wheels, workbench
@@ -164,6 +164,25 @@ async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: s
     await api.remove_image(built)  # it has lost its tag, and is still there for who uses it by id
 
 
+async def test_modules_of_the_image_are_preloaded_unless_others_are_named(api: EngineAPI, image: str, tag: str) -> None:
+    await images.build(api, base=DEFAULT, tag=tag, preload=["fractions", "decimal", "os.path"])
+    (listed,) = [one for one in await images.ls(api) if tag in one.tags]
+    assert listed.preload == ["decimal", "fractions", "os.path"]
+    look = Job(code="import sys; print([name in sys.modules for name in ('decimal', 'fractions', 'statistics')])")
+    for given, found, preloaded in (
+        (None, "[True, True, False]\n", True),
+        ((), "[False, False, False]\n", False),
+        (("statistics",), "[True, True, True]\n", True),
+    ):
+        async with AsyncSandbox(image=tag, preload=given) as sandbox:
+            result = await sandbox.run(look)
+            assert (result.stdout, result.preloaded) == (found, preloaded)
+            assert list(sandbox.preload) == (listed.preload if given is None else list(given))
+    # Its preload is not that of an image that is made from it.
+    await images.build(api, base=tag, tag=tag)
+    assert [one.preload for one in await images.ls(api) if tag in one.tags] == [[]]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_another_suite_with_wheels_and_packages(api: EngineAPI, engine: Any, tag: str) -> None:
@@ -201,6 +220,9 @@ BAD = [
     ({"pip": [3]}, TypeError, "pip must be a str"),
     ({"apt": ["-o", "x"]}, ValueError, "Debian package"),
     ({"apt": ["tree,perl"]}, ValueError, "Debian package"),
+    ({"preload": ["a b"]}, ValueError, "name of a module"),
+    ({"preload": ["os;1"]}, ValueError, "name of a module"),
+    ({"preload": [f"m{number}" for number in range(33)]}, ValueError, "33 modules; 32 are allowed"),
     ({"python2": "yes"}, TypeError, "bool"),
     ({"allow_source": 1}, TypeError, "allow_source must be a bool"),
 ]
@@ -255,6 +277,11 @@ async def test_a_base_that_is_nowhere(api: EngineAPI, tag: str, unchanged: None)
 async def test_a_base_without_python_2(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
     with pytest.raises(DayflyError, match=r"no python2\.7"):
         await images.build(api, base=DEFAULT, tag=tag, python2=True)
+
+
+async def test_a_module_to_preload_that_is_not_there(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
+    with pytest.raises(DayflyError, match="No module named 'nonesuch'"):
+        await images.build(api, base=DEFAULT, tag=tag, preload=["json", "nonesuch"])
 
 
 async def test_a_requirement_that_has_no_wheel(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from dayfly._engine_api import EngineAPI
 from dayfly._errors import DayflyError, ImageMissing
-from dayfly._names import PROTOCOL_LABEL
+from dayfly._names import PRELOAD_LABEL, PROTOCOL_LABEL
 
 from .answers import base_image, quietly
 from .debian import find_root, import_debian, root_digest
@@ -33,6 +33,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     base: str
     pip: list[str]
     apt: list[str]
+    preload: list[str]
     size_bytes: int
     created: float
     """Seconds since the epoch, by the engine's clock."""
@@ -47,6 +48,7 @@ async def build(
     pip: Sequence[str] = (),
     apt: Sequence[str] = (),
     allow_source: bool = False,
+    preload: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> str:
@@ -55,13 +57,14 @@ async def build(
     `base` is `debian:SUITE` or an image with Python 3.8 or newer, which is pulled if the engine lacks it; `python2` asks
     for Python 2.7 as well. `pip` are requirements (`numpy>=2`), installed from wheels; `apt` Debian packages, for a Debian
     base only. `allow_source` lets packages of `pip`, and what they need, be built from source where they have no wheel:
-    their setup code then runs on this host, as this user. `force` builds anew from today's packages. `progress` is called
+    their setup code then runs on this host, as this user. `preload` names modules that sandboxes of this image preload unless
+    they say otherwise; each is imported here, in a container of the build. `force` builds anew from today's packages. `progress` is called
     with lines of text.
 
     Raises ValueError or TypeError for a bad argument, EngineError for what the engine refuses, and DayflyError for
     everything else that keeps it from being built, saying what to do. Nothing is left behind then.
     """
-    recipe = checked(base, tag, pip, apt, python2=python2, allow_source=allow_source)
+    recipe = checked(base, tag, pip, apt, preload, python2=python2, allow_source=allow_source)
     say = progress or (lambda _: None)
     if recipe.suite and shutil.which("mmdebstrap") is None:
         raise DayflyError(
@@ -110,6 +113,7 @@ async def ls(engine: EngineAPI) -> list[Image]:
                     base=label.get("dayfly.base", ""),
                     pip=label.get("dayfly.pip", "").split(),
                     apt=label.get("dayfly.apt", "").split(),
+                    preload=label.get(PRELOAD_LABEL, "").split(),
                     size_bytes=int(row["Size"]),
                     created=float(row["Created"]),
                 )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from dayfly._messages import MAX_MODULES
 from dayfly._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
 
 DEFAULT_BASE = "debian:bookworm"
@@ -25,6 +26,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     pip: tuple[str, ...]
     apt: tuple[str, ...]
     allow_source: bool
+    preload: tuple[str, ...]
 
     @property
     def suite(self) -> str | None:
@@ -52,7 +54,9 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-def checked(base: str | None, tag: str | None, pip: Sequence[str], apt: Sequence[str], *, python2: bool, allow_source: bool) -> Recipe:
+def checked(
+    base: str | None, tag: str | None, pip: Sequence[str], apt: Sequence[str], preload: Sequence[str], *, python2: bool, allow_source: bool
+) -> Recipe:
     for name, flag in (("python2", python2), ("allow_source", allow_source)):
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be a bool, not {type(flag).__name__}")
@@ -67,7 +71,10 @@ def checked(base: str | None, tag: str | None, pip: Sequence[str], apt: Sequence
         pip=_all_matching("pip", pip, r"[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]+\])?\s*([=<>!~][^;@/\s]*)?", "a requirement (numpy>=2)"),
         apt=_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]", "a Debian package"),
         allow_source=allow_source,
+        preload=_all_matching("preload", preload, r"[^\W\d]\w*(\.[^\W\d]\w*)*", "the name of a module"),
     )
+    if len(recipe.preload) > MAX_MODULES:
+        raise ValueError(f"preload has {len(recipe.preload)} modules; {MAX_MODULES} are allowed")
     if re.search(r"(^|/)\.*(/|$)", recipe.base):
         # It becomes part of a path of the Engine API, where a/../.. would be another call.
         raise ValueError(f"base={base!r}: an empty part, or one of dots alone, is not part of the name of an image")

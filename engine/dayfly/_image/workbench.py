@@ -16,7 +16,7 @@ from dayfly import _spec as spec
 from dayfly._engine_api import EngineAPI
 from dayfly._errors import DayflyError, EngineRefused
 from dayfly._messages import PROTOCOL
-from dayfly._names import PROTOCOL_LABEL
+from dayfly._names import PRELOAD_LABEL, PROTOCOL_LABEL
 from dayfly._stdcopy import STDOUT, StreamDecoder
 from dayfly._version import __version__
 
@@ -62,7 +62,9 @@ sys.exit("{_NO_PIP}")
 
 def inputs_digest(origin: str, recipe: Recipe) -> str:
     """Return what an image on the root `origin` is made from, as a digest: today's image is the old one where it is the same."""
-    return digest(origin, recipe.python2, recipe.pip, _PROGRAM, _NO_PIP_COMMAND, _NO_PIP_MODULE, _HOSTS, __version__, _runner_files())
+    return digest(
+        origin, recipe.python2, recipe.pip, recipe.preload, _PROGRAM, _NO_PIP_COMMAND, _NO_PIP_MODULE, _HOSTS, __version__, _runner_files()
+    )
 
 
 async def finish(engine: EngineAPI, recipe: Recipe, root: str, inputs: str, say: Progress) -> str:
@@ -129,6 +131,7 @@ async def _commit(engine: EngineAPI, container: str, recipe: Recipe, labels: dic
             "dayfly.base": recipe.base,
             "dayfly.pip": " ".join(recipe.pip),
             "dayfly.apt": " ".join(recipe.apt),
+            PRELOAD_LABEL: " ".join(recipe.preload),
         },
     }
     repository, colon, tag = recipe.tag.rpartition(":")
@@ -221,6 +224,7 @@ async def _context(recipe: Recipe, facts: Facts, scratch: Path, say: Progress) -
         "no_pip": _NO_PIP_COMMAND,
         "no_pip_module": _NO_PIP_MODULE,
         "files": sorted({name.partition("/")[0] for name in files}),
+        "preload": recipe.preload,
     }
     (scratch / "order.json").write_bytes(msgspec.json.encode(order))
     for name, content in files.items():

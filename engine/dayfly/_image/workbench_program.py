@@ -117,6 +117,8 @@ try:
         if os.path.isdir(path):
             compileall.compile_dir(path, quiet=2, workers=0)  # what is compiled already is left as it is
     run(sys.executable, "-c", "import importlib.util as u; import sandbox; assert u.find_spec('dayfly_runner')")
+    for name in order["preload"]:
+        run(sys.executable, "-c", "import " + name)
     device = os.stat("/").st_dev
     for parent, folders, names in os.walk("/"):
         folders[:] = [name for name in folders if os.lstat(os.path.join(parent, name)).st_dev == device]

@@ -62,7 +62,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_timeout_ms: Annotated[float, _about("Wall time that a program may ask for.", ge=1, le=604_800_000)] = 60_000
     memory_mb: Annotated[float, _about("Memory of a program, in 10^6 bytes.", ge=16, le=1e9)] = 50
     python: Annotated[Literal["3", "2"], _about("Interpreter of a program that does not say.")] = "3"
-    preload: Annotated[list[str], _about("Modules that every program finds imported.")] = []
+    preload: Annotated[list[str], _about("Modules that every program finds imported; none given: those of the image.")] = []
     image: Annotated[str, _about("Runner image.", min_length=1)] = DEFAULT_IMAGE
     runtime: Annotated[str | None, _about("Runtime of the engine: crun, runsc.")] = None
     docker_host: Annotated[str | None, _about("The engine's address.")] = None
@@ -179,7 +179,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             runtime=self.runtime,
             docker_host=engine,
             python=self.python,
-            preload=self.preload,
+            preload=self.preload or None,
             max_waiting=self.slots,  # the server's own queue is before it
             queue_timeout_ms=self.queue_timeout_ms,
             max_containers=self.max_containers,

@@ -281,7 +281,7 @@ async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
         stderr_bytes=config.limits.stderr_bytes,
         file_count=config.limits.file_count,
         file_bytes=config.limits.file_bytes,
-        preload=config.preload,
+        preload=list(app.service.preload),
         request_bytes=config.max_request_bytes,
         sessions=config.session_share(len(app.keys)),
         session_runs=config.session_runs,

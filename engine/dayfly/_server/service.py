@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -202,6 +202,11 @@ class Service:
     def pythons(self) -> Mapping[str, str]:
         """Interpreters of the image; none while no sandbox stands."""
         return {} if self._sandbox is None else self._sandbox.pythons
+
+    @property
+    def preload(self) -> Sequence[str]:
+        """Modules that every program finds imported; none while no sandbox stands."""
+        return () if self._sandbox is None else self._sandbox.preload
 
     def stats(self) -> Stats | None:
         """Return the sandbox's, None while there is none."""
