@@ -41,6 +41,8 @@ class RunOptions(TypedDict, total=False):
 
     timeout_ms: float | None
     """Milliseconds of wall time, 1 or more."""
+    cpu_limit_ms: float | None
+    """Milliseconds of processor time, of all the program's processes together, 1 or more."""
     v3: bool | None
     """True: Python 3. False: Python 2.7."""
     data: Any
@@ -75,6 +77,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     """True: Python 3. False: Python 2.7. None: the sandbox's default."""
     timeout_ms: float | None = None
     """Milliseconds of wall time, 1 or more. None: the sandbox's default."""
+    cpu_limit_ms: float | None = None
+    """Milliseconds of processor time, of all the program's processes together, 1 or more. None: no limit but `timeout_ms`.
+    Without effect where the kernel does not count it: under gVisor, `Result.cpu_ms` is None."""
     data: Any = UNSET
     """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is given.
     A `msgspec.Raw` is taken as JSON text, checked, and passed on without being decoded."""
@@ -105,6 +110,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
             raise TypeError(f"v3 must be True, False or None, not {self.v3!r:.80}")
         if self.timeout_ms is not None:
             check_timeout(self.timeout_ms)
+        if self.cpu_limit_ms is not None:
+            number("cpu_limit_ms", self.cpu_limit_ms, least=1, most=MAX_TIMEOUT_MS)
         if self.stdin is not None:
             _text("stdin", self.stdin, nul=True)
         if self.stdin_bytes is not None and type(self.stdin_bytes) is not bytes:
@@ -250,6 +257,7 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
         merge_stderr=job.merge_stderr,
         seed=job.seed,
         timeout_ms=math.ceil(timeout_ms if job.timeout_ms is None else job.timeout_ms),
+        cpu_limit_ms=None if job.cpu_limit_ms is None else math.ceil(job.cpu_limit_ms),
         open_files=limits.open_files,
         stdout_limit=limits.stdout_bytes,
         stderr_limit=limits.stderr_bytes,

@@ -60,6 +60,7 @@ class Run(Frame, frozen=True):
     merge_stderr: bool
     seed: int | None
     timeout_ms: int
+    cpu_limit_ms: int | None
     open_files: int
     stdout_limit: int
     stderr_limit: int
@@ -183,6 +184,7 @@ class Exit(Frame, frozen=True):
     exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None
     signal: Annotated[int, msgspec.Meta(ge=1, le=127)] | None
     timed_out: bool
+    cpu_limited: bool
     output_limit: bool
     stdout_dropped: Count
     stderr_dropped: Count

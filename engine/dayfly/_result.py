@@ -32,7 +32,7 @@ class Outcome(str, enum.Enum):
     SIGNAL = "signal"
     """A signal ended it, from itself or the kernel (SIGSEGV, SIGXFSZ)."""
     TIMEOUT = "timeout"
-    """It was killed at its deadline."""
+    """It was killed at its deadline, or at its limit of processor time."""
     OUT_OF_MEMORY = "out_of_memory"
     """The kernel killed it at the container's memory limit."""
     OUTPUT_LIMIT = "output_limit"
@@ -75,6 +75,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     is_error: bool
     """Anything but outcome `ok`."""
     timed_out: bool
+    """It was killed at its deadline, or at its limit of processor time."""
     exit_code: int | None
     """0 to 255, or None where a signal ended it, or nothing is known of its end."""
     signal: int | None
@@ -99,6 +100,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """What `fetch` asked for and was not sent, with the reason."""
     files_skipped_dropped: int = 0
     """Files that were skipped beyond those in `files_skipped`."""
+    cpu_limited: bool = False
+    """Whether it was killed at `cpu_limit_ms`."""
     preloaded: bool = False
     """Whether the program had the sandbox's preloaded modules."""
     wall_ms: float = 0.0
@@ -288,6 +291,7 @@ class Recorder:
             files={path: bytes(content) for path, content in self._files.items()},
             files_skipped=self._skipped,
             files_skipped_dropped=end.skipped_dropped if end else 0,
+            cpu_limited=end.cpu_limited if end else False,
             preloaded=self._preloaded,
             wall_ms=end.wall_ms if end else wall_ms,
             cpu_ms=end.cpu_ms if end else None,
@@ -316,7 +320,7 @@ def _unless_same(raw: bytearray, text: str) -> bytes | None:
 
 def verdict(end: Exit) -> Outcome:
     """Return the outcome for an `exit` frame. Kills come first: what the program's status says after one is the kill's doing."""
-    if end.timed_out:
+    if end.timed_out or end.cpu_limited:
         return Outcome.TIMEOUT
     if end.signal == 9 and end.oom_kills:
         return Outcome.OUT_OF_MEMORY

@@ -45,6 +45,11 @@ from ._watchdog import Watchdog
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .judge._cases import Case
+    from .judge._judging import JudgeOptions, OnCase
+    from .judge._sources import Cases
+    from .judge._verdicts import JudgeResult
+
 log = logging.getLogger("dayfly.sandbox")
 logging.getLogger("dayfly").addHandler(logging.NullHandler())
 
@@ -151,6 +156,8 @@ class AsyncSandbox:
         self._close_by = float("inf")
         self._pythons: dict[str, str] = {}
         self._pid = 0
+        self.judge_pairs: anyio.Semaphore | None = None
+        """Internal: judgings that may hold two containers at once."""
         self.sessions = 0
         """Internal: sessions that are open."""
         self._outcomes: Counter[str] = Counter()
@@ -358,6 +365,22 @@ class AsyncSandbox:
         which the session ends.
         """
         return AsyncSession(self, max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds)
+
+    async def judge(
+        self, code: str | bytes, cases: Sequence[Case] | Cases, *, on_case: OnCase | None = None, **options: Unpack[JudgeOptions]
+    ) -> JudgeResult:
+        """Run one submission on many cases and return the verdict; see `dayfly.judge` for cases and checkers.
+
+        Each case runs in a fresh process of a container that this judging alone uses; what is expected stays
+        on the host. `on_case` is called with each CaseResult, in the order of the cases. `options` are those of
+        JudgeOptions.
+
+        Raises TypeError and ValueError for bad input, before any container is touched, and what `run` raises
+        if there is no container. Where the sandbox fails later, the verdict of that case is `judge_error`.
+        """
+        from .judge._judging import Judging  # noqa: PLC0415 - who does not judge need not load it
+
+        return await Judging(self, code, cases, **options).run(on_case)
 
     def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
         """Internal: check what `run` was called with, and return what is sent."""

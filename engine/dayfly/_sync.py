@@ -14,7 +14,7 @@ import queue
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, closing
 from types import TracebackType
@@ -32,6 +32,11 @@ from ._stats import Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from .judge._cases import Case
+    from .judge._judging import JudgeOptions, OnCase
+    from .judge._sources import Cases
+    from .judge._verdicts import CaseResult, JudgeResult
 
 log = logging.getLogger("dayfly.sync")
 
@@ -183,6 +188,23 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
         """See AsyncSandbox.session."""
         loop = self._open_loop()
         return Session(loop, self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds))
+
+    def judge(
+        self, code: str | bytes, cases: Sequence[Case] | Cases, *, on_case: OnCase | None = None, **options: Unpack[JudgeOptions]
+    ) -> JudgeResult:
+        """See AsyncSandbox.judge. `on_case` is called in the thread that called `judge`."""
+        loop, sandbox = self._open_loop(), self._sandbox
+        if on_case is None:
+            return loop.call(lambda: sandbox.judge(code, cases, **options))
+        found: list[JudgeResult] = []
+
+        async def judge(put: Callable[[CaseResult], None]) -> None:
+            found.append(await sandbox.judge(code, cases, on_case=put, **options))
+
+        with closing(loop.feed(judge)) as results:
+            for result in results:
+                on_case(result)
+        return found[0]
 
     @property
     def pythons(self) -> Mapping[str, str]:
@@ -350,17 +372,25 @@ class Loop:
 
     def iterate(self, make: Callable[[], AsyncGenerator[T, None]]) -> Generator[T, None, None]:
         """Iterate over what a generator yields on the loop, in this thread. Leaving the iteration closes it."""
+
+        async def pump(put: Callable[[T], None]) -> None:
+            async with aclosing(make()) as source:
+                async for item in source:
+                    put(item)
+
+        return self.feed(pump)
+
+    def feed(self, make: Callable[[Callable[[T], None]], Awaitable[None]]) -> Generator[T, None, None]:
+        """Iterate in this thread over what a call on the loop puts. Leaving the iteration cancels the call."""
         items: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
 
-        async def pump() -> None:
+        async def fill() -> None:
             try:
-                async with aclosing(make()) as source:
-                    async for item in source:
-                        items.put((item,))
+                await make(lambda item: items.put((item,)))
             finally:
                 items.put(None)
 
-        call = self.start(pump)
+        call = self.start(fill)
         try:
             while (box := items.get()) is not None:
                 yield box[0]

@@ -36,6 +36,11 @@ class Counters:
         """Take what was counted so far as zero."""
         self._at_start = self._oom_kills_and_cpu()
 
+    def cpu(self) -> "float | None":
+        """Return the ms of cpu since start."""
+        now, then = _number(self._cpu, self._cpu_name), self._at_start[1]
+        return None if now is None or then is None else (now - then) / self._cpu_per_ms
+
     def usage(self) -> "int | None":
         """Return the bytes that the container uses now."""
         return _number(self._usage)

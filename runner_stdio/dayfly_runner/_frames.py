@@ -267,6 +267,7 @@ _MEMBERS: "dict[str, dict[str, Callable[[object], Any]]]" = {
         "merge_stderr": _bool,
         "seed": _or_null(_integer(-(1 << 63))),
         "timeout_ms": _integer(1),
+        "cpu_limit_ms": _or_null(_integer(1)),
         "open_files": _limit,
         "stdout_limit": _limit,
         "stderr_limit": _limit,

@@ -37,6 +37,8 @@ SMALL_READ, SMALL_READS, PAUSE, LULL = 4096, 4, 0.002, 0.05
 """After SMALL_READS reads of less than SMALL_READ bytes from a pipe without a LULL (seconds), all pipes are read once in a PAUSE
 (seconds): a flood of tiny writes becomes few frames, while what is written now and then leaves at once. All, since the others
 would otherwise be read before what was written earlier."""
+CPU_LOOK = 0.005, 0.1
+"""Seconds between two looks at the processor time, at least and at most: as long as what is left can last."""
 FRAMES_AT_ONCE = 16
 """Frames of the host that are taken before the program is looked at again."""
 MORE_STDIN = 65536
@@ -203,8 +205,10 @@ class _Run:
         self.report = b""
         self.started: float | None = None
         self.deadline = 0.0
+        self.look_at_cpu = float("inf")
+        """When the processor time is looked at next."""
         self.pipes: dict[int, _Pipe] = {}
-        self.timed_out = self.output_limit = False
+        self.timed_out = self.cpu_limited = self.output_limit = False
         self.stopped = False
         """The host wants its end."""
 
@@ -248,6 +252,8 @@ class _Runner:
         _signal.signal(_signal.SIGCHLD, _do_nothing)
         self.root = os.open(".", _files.FOLDER)
         self.counters = _cgroup.Counters()
+        count = os.environ.get("PYTHON_CPU_COUNT", "")
+        self.processors = int(count) if count.isdigit() and int(count) else os.cpu_count() or 1
         self.python2 = _find_python2()
         _, *self.problems = self.await_ready()
         self.watch(HOST_IN, select.POLLIN, self.on_host)
@@ -393,6 +399,8 @@ class _Runner:
         self.program.close(file)
         run.started = float(time_of_start)
         run.deadline = run.started + run.wanted["timeout_ms"] / 1e3
+        if run.wanted["cpu_limit_ms"] is not None:
+            run.look_at_cpu = run.started
         self.send(_frames.encode({"type": "started", "preloaded": bool(self.preload) and not exec_}))
         stdout, stderr, message = self.program.outputs
         run.pipes = {stdout: _Pipe(run.stdout), stderr: _Pipe(run.stderr), message: _Pipe(run.sent)}
@@ -433,10 +441,23 @@ class _Runner:
             self.reap()
             ended = self.program.status is not None
             run.timed_out = not ended
+        if not ended and now >= run.look_at_cpu:
+            ended = self.check_cpu(run, now)
         if not ended and run.wanted["on_output_limit"] == "kill":
             run.output_limit = run.stdout.dropped > 0 or run.stderr.dropped > 0
-        if ended or run.timed_out or run.output_limit or run.stopped:
+        if ended or run.timed_out or run.cpu_limited or run.output_limit or run.stopped:
             self.finish(run)
+
+    def check_cpu(self, run: _Run, now: float) -> bool:
+        """Look at the processor time, and say when to look again. Return whether the program has ended."""
+        used = self.counters.cpu()
+        left = run.wanted["cpu_limit_ms"] - used if used is not None else CPU_LOOK[1] * 1e3
+        run.look_at_cpu = now + min(max(left / 1e3 / self.processors, CPU_LOOK[0]), CPU_LOOK[1])
+        if left > 0:
+            return False
+        self.reap()
+        run.cpu_limited = self.program.status is None
+        return not run.cpu_limited
 
     def arm(self, now: float) -> None:
         """Watch the program's pipes, or leave them alone for a while: all of them, or their order would be lost."""
@@ -448,7 +469,9 @@ class _Runner:
         run = self.run
         if run is None or run.started is None:
             return None
-        until = min(run.deadline, self.resume_at) if self.resume_at > now else run.deadline
+        until = min(run.deadline, run.look_at_cpu)
+        if self.resume_at > now:
+            until = min(until, self.resume_at)
         return min(max(int((until - now) * 1e3) + 1, 0), 3600000)
 
     def on_outputs(self, _: int) -> None:
@@ -550,6 +573,7 @@ class _Runner:
             "signal": os.WTERMSIG(program.status) if signalled else None,
             # One that ended by itself between its deadline and the kill was not killed.
             "timed_out": run.timed_out and signalled,
+            "cpu_limited": run.cpu_limited and signalled,
             "output_limit": run.output_limit,
             "stdout_dropped": run.stdout.dropped,
             "stderr_dropped": run.stderr.dropped,

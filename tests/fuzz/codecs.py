@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["dayfly", "dayfly_runner"]):
 TOKEN = "0123456789abcdef" * 2
 READY = Path(__file__).parents[2] / "conformance/vectors/runner_ready.json"
 RUN = messages.Run(
-    token=TOKEN, clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000,
+    token=TOKEN, clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000, cpu_limit_ms=None,
     stdout_limit=1_000, stderr_limit=1_000, message_limit=1_000, message_count=5, on_output_limit="truncate", open_files=64,
     display_limit=1_000, display_count=5, fetch=["*"], file_limit=1_000, file_count=5,
 )  # fmt: skip

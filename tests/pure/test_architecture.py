@@ -26,6 +26,7 @@ LAYERS = [
     ["_doctor", "_mcp", "remote"],
     ["_sync"],
     ["_sandbox"],
+    ["judge"],
     ["_save", "_session"],
     ["_container", "_image", "_pool", "_watchdog"],
     ["_cleaner", "_execution", "_post_mortem", "_watchdog_process"],
@@ -57,7 +58,7 @@ def table() -> dict[str, int]:
     text = (ROOT / "engine" / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]*) \| ", text.partition("| module |")[2].partition("\n\n")[0], re.MULTILINE)
     names = [(name.rstrip("/"), number) for number, row in enumerate(rows) for name in re.findall(r"`([\w/]+)`", row)]
-    return {name if name in ("__init__", "remote") else f"_{name}": number for name, number in names}
+    return {name if name in ("__init__", "judge", "remote") else f"_{name}": number for name, number in names}
 
 
 # What need not be in a layer below, but is imported inside a function only, and why.
@@ -113,12 +114,12 @@ def modules() -> list[str]:
 
 
 def test_every_module_has_its_layer_and_every_layer_exists() -> None:
-    assert sorted(LAYER_OF) == sorted([*modules(), "_image"])
+    assert sorted(LAYER_OF) == sorted([*modules(), "_image", "judge"])
 
 
 def test_the_architecture_names_every_module_in_this_order() -> None:
     rows = table()
-    assert sorted(rows) == sorted({*modules(), "_image", "_server"} - {"__main__", "_version"})
+    assert sorted(rows) == sorted({*modules(), "_image", "_server", "judge"} - {"__main__", "_version"})
     upwards = [
         (module, other)
         for module in modules()
@@ -198,6 +199,23 @@ def test_the_image_build_imports_only_from_below(module: str) -> None:
             assert LAYER_OF[name.partition(".")[2]] > LAYER_OF["_image"]
         else:
             assert name in {"anyio", "msgspec"} | sys.stdlib_module_names
+
+
+# The judge's modules, by the same rule. It is public, as dayfly itself is.
+JUDGE = HOST / "judge"
+JUDGE_LAYERS = [["__init__"], ["_judging"], ["_sources"], ["_plan", "_verdicts"], ["_cases"], ["_programs"], ["_checkers"]]
+JUDGE_LAYER_OF = {module: number for number, layer in enumerate(JUDGE_LAYERS) for module in layer}
+
+
+@pytest.mark.parametrize("module", sorted(file.stem for file in JUDGE.glob("*.py")))
+def test_the_judge_imports_only_from_below(module: str) -> None:
+    for name, deferred, typing in imports(JUDGE / f"{module}.py", "dayfly.judge"):
+        if name.startswith("dayfly.judge."):
+            assert typing or JUDGE_LAYER_OF[name.rpartition(".")[2]] > JUDGE_LAYER_OF[module]
+        elif name.startswith("dayfly."):
+            assert LAYER_OF[name.partition(".")[2]] > LAYER_OF["judge"]
+        else:
+            assert name in {"anyio", "msgspec"} | sys.stdlib_module_names or (deferred and name == "yaml")
 
 
 def test_the_workbench_program_is_imported_by_nobody() -> None:

@@ -22,9 +22,9 @@ from dayfly._messages import FRAME_SIZE, OUTPUT_SIZE, PIECE_SIZE, RUN_SIZE, STDI
 TOKEN = "0123456789abcdef0123456789abcdef"
 RUN_TOKEN = "fedcba9876543210fedcba9876543210"
 RUN = Run(
-    token="", clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000, open_files=64,
-    stdout_limit=10, stderr_limit=5, on_output_limit="truncate", message_limit=8, message_count=3, display_limit=8, display_count=3,
-    fetch=[], file_limit=8, file_count=3,
+    token="", clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000, cpu_limit_ms=None,
+    open_files=64, stdout_limit=10, stderr_limit=5, on_output_limit="truncate", message_limit=8, message_count=3,
+    display_limit=8, display_count=3, fetch=[], file_limit=8, file_count=3,
 )  # fmt: skip
 REQUEST = Request(run=RUN, files=(("main.py", b"print(1)"),), stdin=b"in")
 FILES, SCRATCH = ["/sandbox", "/tmp"], ["/dev/shm"]
@@ -71,7 +71,8 @@ def want(size: int) -> bytes:
 
 def leave(pad: int = 0, **changes: Any) -> bytes:
     members = {
-        "token": RUN_TOKEN, "exit_code": 0, "signal": None, "timed_out": False, "output_limit": False, "stdout_dropped": 0,
+        "token": RUN_TOKEN, "exit_code": 0, "signal": None, "timed_out": False, "cpu_limited": False, "output_limit": False,
+        "stdout_dropped": 0,
         "stderr_dropped": 0,
         "messages_dropped": 0, "displays_dropped": 0, "skipped_dropped": 0, "wall_ms": 1.0, "cpu_ms": None, "peak_memory_bytes": None,
         "max_rss_bytes": None, "oom_kills": None,

@@ -98,7 +98,7 @@ def bare_fields(source: str, wanted: set[str]) -> list[str]:
 
 def test_every_field_of_a_public_value_says_what_it_is() -> None:
     # Where a twin (stderr beside stdout) or a plain word needs no sentence, it is named here.
-    plain = {"Piece.stream", "Piece.data", "Result.outcome", "Result.stderr", "Result.timed_out",
+    plain = {"Piece.stream", "Piece.data", "Result.outcome", "Result.stderr",
              "Result.stderr_truncated", "Result.stderr_dropped", "Result.stderr_raw"}  # fmt: skip
     structs = {name for name in NAMES if isinstance(getattr(dayfly, name), type(msgspec.Struct))} | {"Outcome"}
     found = [field for path in HOME.glob("*.py") for field in bare_fields(path.read_text(), structs)]

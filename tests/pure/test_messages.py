@@ -46,16 +46,17 @@ FRAMES: dict[str, dict[str, Any]] = {
     "next": {},
     "spent": {"reason": "left"},
     "exit": {
-        "token": TOKEN, "exit_code": 0, "signal": None, "timed_out": False, "output_limit": False, "stdout_dropped": 0, "stderr_dropped": 0,
-        "messages_dropped": 0, "displays_dropped": 0, "skipped_dropped": 0, "wall_ms": 1.5, "cpu_ms": 1.0, "peak_memory_bytes": 5_000_000,
-        "max_rss_bytes": 4_000_000, "oom_kills": 0,
+        "token": TOKEN, "exit_code": 0, "signal": None, "timed_out": False, "cpu_limited": False, "output_limit": False,
+        "stdout_dropped": 0, "stderr_dropped": 0, "messages_dropped": 0, "displays_dropped": 0, "skipped_dropped": 0,
+        "wall_ms": 1.5, "cpu_ms": 1.0,
+        "peak_memory_bytes": 5_000_000, "max_rss_bytes": 4_000_000, "oom_kills": 0,
     },
     "error": {"message": "no room"},
 }  # fmt: skip
 RUN = Run(
-    token=TOKEN, clean=False, python="3", args=["a"], env={"A": "b"}, stdin=True, merge_stderr=False, seed=-1, timeout_ms=1, open_files=16,
-    stdout_limit=1, stderr_limit=1, on_output_limit="truncate", message_limit=0, message_count=0, display_limit=2, display_count=3,
-    fetch=["*"], file_limit=4, file_count=5,
+    token=TOKEN, clean=False, python="3", args=["a"], env={"A": "b"}, stdin=True, merge_stderr=False, seed=-1, timeout_ms=1,
+    cpu_limit_ms=None, open_files=16, stdout_limit=1, stderr_limit=1, on_output_limit="truncate", message_limit=0, message_count=0,
+    display_limit=2, display_count=3, fetch=["*"], file_limit=4, file_count=5,
 )  # fmt: skip
 HELLO = Hello(protocol=2, token=TOKEN, preload=["numpy"])
 OPEN = Open(files=["/sandbox"], scratch=["/dev/shm"])
@@ -206,8 +207,8 @@ def test_what_the_host_says_is_json_with_every_member() -> None:
     assert json.loads(encode(OPEN)) == {"type": "open", "files": ["/sandbox"], "scratch": ["/dev/shm"]}
     assert json.loads(encode(RUN)) == {
         "type": "run", "token": TOKEN, "clean": False, "python": "3", "args": ["a"], "env": {"A": "b"}, "stdin": True,
-        "merge_stderr": False, "seed": -1, "timeout_ms": 1, "open_files": 16, "stdout_limit": 1, "stderr_limit": 1,
-        "on_output_limit": "truncate", "message_limit": 0, "message_count": 0, "display_limit": 2, "display_count": 3,
+        "merge_stderr": False, "seed": -1, "timeout_ms": 1, "cpu_limit_ms": None, "open_files": 16, "stdout_limit": 1,
+        "stderr_limit": 1, "on_output_limit": "truncate", "message_limit": 0, "message_count": 0, "display_limit": 2, "display_count": 3,
         "fetch": ["*"], "file_limit": 4, "file_count": 5,
     }  # fmt: skip
     assert json.loads(encode(Put(path="a", data=b"\0\xff", last=True))) == {"type": "put", "path": "a", "data": "AP8=", "last": True}

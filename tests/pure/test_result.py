@@ -25,7 +25,8 @@ PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min
 
 def end(**changes: Any) -> Exit:
     fields: dict[str, Any] = {
-        "token": "", "exit_code": 0, "signal": None, "timed_out": False, "output_limit": False, "stdout_dropped": 0, "stderr_dropped": 0,
+        "token": "", "exit_code": 0, "signal": None, "timed_out": False, "cpu_limited": False, "output_limit": False,
+        "stdout_dropped": 0, "stderr_dropped": 0,
         "messages_dropped": 0, "displays_dropped": 0, "skipped_dropped": 0, "max_rss_bytes": 4_000_000,
         "wall_ms": 12.5, "cpu_ms": 8.25, "peak_memory_bytes": 5_000_000, "oom_kills": 0,
     }  # fmt: skip
@@ -294,6 +295,7 @@ def test_the_verdict_for_every_combination() -> None:
     (end(exit_code=1, oom_kills=1), "error"),
     (end(exit_code=None, signal=11, oom_kills=1), "signal"),
     (end(exit_code=None, signal=9, timed_out=True, oom_kills=1, output_limit=True), "timeout"),
+    (end(exit_code=None, signal=9, cpu_limited=True, oom_kills=1), "timeout"),
     (end(exit_code=None, signal=9, output_limit=True, oom_kills=1), "out_of_memory"),
     (end(exit_code=None, signal=9, output_limit=True), "output_limit"),
 ], ids=str)  # fmt: skip
@@ -310,7 +312,7 @@ def test_the_json_form_has_the_documented_names() -> None:
         "outcome": "ok", "stdout": "\ufffd", "stderr": "", "combined": "\ufffd", "isError": False, "timedOut": False, "exitCode": 0,
         "signal": None, "stdoutTruncated": False, "stderrTruncated": False, "stdoutDropped": 0, "stderrDropped": 0, "messages": [],
         "messagesDropped": 0, "displays": [], "displaysDropped": 0, "files": {}, "filesSkipped": [], "filesSkippedDropped": 0,
-        "preloaded": False, "wallMs": 12.5, "cpuMs": 8.25, "peakMemoryBytes": 5_000_000, "maxRssBytes": 4_000_000,
+        "cpuLimited": False, "preloaded": False, "wallMs": 12.5, "cpuMs": 8.25, "peakMemoryBytes": 5_000_000, "maxRssBytes": 4_000_000,
         "oomKills": 0, "stdoutRaw": "/w==",
         "stderrRaw": None,
     }  # fmt: skip

@@ -1,0 +1,379 @@
+"""A judging: workers that share the cases of one submission, each with a session, and so a container, of its own.
+
+A case's process is fresh, its files are wiped before it, and its input is sent when it begins: no case meets another.
+What is expected stays on the host. What the sandbox could not do is `judge_error` for its case alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, NamedTuple, Protocol, TypedDict
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from dayfly import _events as events
+from dayfly._errors import DayflyError, PoolClosed, PoolError, SandboxError
+from dayfly._job import Job, RunOptions
+from dayfly._limits import Limits, integer
+from dayfly._messages import Request
+from dayfly._result import Outcome, Result
+from dayfly._session import MOST_SECONDS, AsyncSession
+
+from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
+from ._checkers import Answer, Checker, Json, Tokens
+from ._plan import Plan, Stop
+from ._programs import NOT_PYTHON, Program, may_be_invalid, returned, submission_job, syntax_job
+from ._sources import Cases
+from ._verdicts import CaseResult, JudgeResult, Verdict, report, skipped, verdict_of
+
+log = logging.getLogger("dayfly.judge")
+
+TRIES = 3
+"""Containers that a case is offered to, as long as none of them has received it."""
+KEPT_OUTPUT = 4_096
+"""Bytes of each stream that a report keeps of a case, unless asked otherwise."""
+MOST_WORKERS = 1_000
+INLINE = 100_000
+"""Bytes that are compared on the event loop; more in a thread."""
+WALL_FACTOR, WALL_MARGIN = 3.0, 1_000.0
+"""Wall time that a CPU limit implies: times, and milliseconds on top. A waiting program must end, a loaded host must not matter."""
+
+
+class CaseRun(msgspec.Struct, frozen=True):
+    """What a checker that is a function of the host is called with."""
+
+    case: Case
+    result: Result
+    value: Any = None
+    """What the called function returned."""
+
+
+HostChecker = Callable[[CaseRun], "bool | float | Answer"]
+OnCase = Callable[[CaseResult], None]
+
+
+class Containers(NamedTuple):
+    """What a worker has."""
+
+    submission: AsyncSession
+    checker: AsyncSession | None
+    """For a checker that is a program."""
+
+
+class JudgeOptions(TypedDict, total=False):
+    """The keyword parameters of a judging, beside its code and cases."""
+
+    checker: Checker | HostChecker | None
+    """A Checker, or a function of the host that takes a CaseRun. None: Tokens, and Json for calls."""
+    groups: Sequence[Group]
+    """How groups of cases score."""
+    limits: CaseLimits | None
+    """Limits of each case that has none of its own."""
+    stop: Stop
+    """"first": nothing runs behind the first case that is not accepted. "group": nothing of its group. None: all cases run."""
+    concurrency: int
+    """Containers that share the cases."""
+    keep_output: int | None
+    """Characters of each stream that the report keeps of a case. None: all."""
+
+
+class Provider(Protocol):
+    """What a judging needs of its sandbox."""
+
+    limits: Limits
+    timeout_ms: float
+    max_containers: int
+    judge_pairs: anyio.Semaphore | None
+
+    def session(self, *, max_runs: int, max_seconds: float, idle_seconds: float) -> AsyncSession:
+        """Return a session."""
+
+    def prepare(self, code: Job, options: RunOptions, *, clean: bool) -> Request:
+        """Check what `run` was called with, and return what is sent."""
+
+
+class Judging:
+    """One submission and its cases; see AsyncSandbox.judge for the arguments."""
+
+    def __init__(
+        self,
+        sandbox: Provider,
+        code: str | bytes,
+        cases: Sequence[Case] | Cases,
+        *,
+        checker: Checker | HostChecker | None = None,
+        groups: Sequence[Group] = (),
+        limits: CaseLimits | None = None,
+        stop: Stop = None,
+        concurrency: int = 1,
+        keep_output: int | None = KEPT_OUTPUT,
+    ) -> None:
+        if isinstance(cases, Cases):
+            checker = cases.checker if checker is None else checker
+            groups, limits = groups or cases.groups, (limits or CaseLimits()).over(cases.limits or CaseLimits())
+            cases = cases.cases
+        check_cases(cases, groups)
+        if checker is not None and not isinstance(checker, Checker) and not callable(checker):
+            raise TypeError(f"a checker must be a Checker or a function, not {type(checker).__name__}")
+        check_checkers(cases, checker if isinstance(checker, Checker) else None)
+        if stop not in ("first", "group", None):
+            raise ValueError(f"stop must be 'first', 'group' or None, not {stop!r:.80}")
+        if keep_output is not None:
+            integer("keep_output", keep_output, least=0, most=2**40)
+        self._sandbox = sandbox
+        self._source = Job(code=code).source
+        self._cases, self._groups, self._checker = list(cases), list(groups), checker
+        self._limits = limits or CaseLimits()
+        self._stop, self._keep = stop, keep_output
+        self._plan = Plan(self._cases, self._groups, stop)
+        self._workers = min(integer("concurrency", concurrency, least=1, most=MOST_WORKERS), len(self._cases), sandbox.max_containers)
+        self._paired = any(isinstance(case.checker or checker, Program) for case in cases)
+        if self._paired and sandbox.max_containers < 2:
+            raise ValueError("a checker that is a program runs in a container of its own; set max_containers to 2 or more")
+        # Whatever cannot be sent is refused before any container is touched.
+        for case in self._cases:
+            self._request(case)
+        self._found: dict[int, CaseResult] = {}
+        self._scopes: dict[int, anyio.CancelScope] = {}
+        self._changed = anyio.Event()
+        self._tasks: anyio.CancelScope | None = None
+        self._error: Exception | None = None
+        self._compile_error: str | None = None
+        self._syntax_checked = False
+
+    async def run(self, on_case: OnCase | None = None) -> JudgeResult:
+        """Judge. `on_case` is called with each CaseResult in the order of the cases; what it raises ends the judging and is raised.
+
+        Raises what a run raises if there is no container for the first worker, or the sandbox is closed meanwhile.
+        """
+        begun = time.monotonic()
+        async with self._containers() as first, anyio.create_task_group() as tasks:
+            self._tasks = tasks.cancel_scope
+            tasks.start_soon(self._work, first)
+            for _ in range(1, self._workers):
+                tasks.start_soon(self._join)
+            await self._tell(on_case)
+            self._tasks.cancel()
+        if self._error is not None:
+            raise self._error
+        found = {index: one for index, one in self._found.items() if not self._plan.is_skipped(index)}
+        wall_ms = (time.monotonic() - begun) * 1_000
+        return report(self._cases, self._groups, found, compile_error=self._compile_error, wall_ms=wall_ms)
+
+    async def _tell(self, on_case: OnCase | None) -> None:
+        for index, case in enumerate(self._cases):
+            while not self._is_decided(index):
+                await self._changed.wait()
+            if on_case is None:
+                continue
+            hidden = self._compile_error is not None or self._plan.is_skipped(index)
+            try:
+                on_case(skipped(case) if hidden else self._found[index])
+            except Exception as error:  # noqa: BLE001 - raised when the workers have ended
+                self._fail(error)
+                return
+
+    def _is_decided(self, index: int) -> bool:
+        return self._compile_error is not None or index in self._found or self._plan.is_skipped(index)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        if self._tasks is not None:
+            self._tasks.cancel()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    # The workers.
+
+    @asynccontextmanager
+    async def _containers(self) -> AsyncIterator[Containers]:
+        async with AsyncExitStack() as stack:
+            if self._paired:
+                # Workers that hold one container and wait for another could wait for each other.
+                if self._sandbox.judge_pairs is None:
+                    self._sandbox.judge_pairs = anyio.Semaphore(self._sandbox.max_containers // 2)
+                await stack.enter_async_context(self._sandbox.judge_pairs)
+            sessions = []
+            for _ in range(1 + self._paired):
+                session = self._sandbox.session(max_runs=1_000_000, max_seconds=MOST_SECONDS, idle_seconds=MOST_SECONDS)
+                sessions.append(await stack.enter_async_context(session))
+            yield Containers(sessions[0], sessions[1] if self._paired else None)
+
+    async def _join(self) -> None:
+        """Work beside the first worker, as soon as there is a container; without one the others do the work."""
+        try:
+            async with self._containers() as containers:
+                await self._work(containers)
+        except PoolClosed as error:
+            self._fail(error)
+        except DayflyError as error:
+            log.debug("a judging goes on with fewer workers: %s", error)
+
+    async def _work(self, containers: Containers) -> None:
+        try:
+            while not self._plan.over:
+                changed = self._changed
+                index = self._plan.begin()
+                if index is None:
+                    self._notify()  # of what was skipped
+                    if not self._plan.over:
+                        await changed.wait()
+                    continue
+                with anyio.CancelScope() as scope:
+                    self._scopes[index] = scope
+                    self._found[index] = await self._judge(containers, self._cases[index])
+                del self._scopes[index]
+                # One that was cancelled is skipped for what an earlier one did: it decides nothing.
+                accepted = scope.cancelled_caught or self._found[index].verdict is Verdict.ACCEPTED
+                for other in self._plan.decide(index, accepted=accepted):
+                    self._scopes[other].cancel()
+                self._notify()
+        except Exception as error:  # noqa: BLE001 - raised when the other workers have ended
+            self._fail(error)
+
+    async def _judge(self, containers: Containers, case: Case) -> CaseResult:
+        result: Result | None = None
+        answer: Answer | None = None
+        try:
+            result = await self._run(containers.submission, self._request(case))
+            if may_be_invalid(result) and not self._syntax_checked:
+                await self._check_syntax(containers.submission)
+            verdict = verdict_of(result, None)
+            if verdict is Verdict.ACCEPTED:
+                if case.harness is not None and returned(result) is None:
+                    lost = result.messages_dropped > 0
+                    verdict = Verdict.OUTPUT_LIMIT if lost else Verdict.RUNTIME_ERROR
+                    answer = Answer(0.0, "the returned value is too large" if lost else "the program ended before the function returned")
+                else:
+                    answer = await self._answer(containers, case, result)
+                    verdict = verdict_of(result, answer)
+        except PoolClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - of the sandbox or the checker: nothing is known of the submission
+            return self._judge_error(case, result, error)
+        share = answer.score if answer is not None else 1.0
+        return self._case_result(case, verdict, result, share=share, feedback=answer.feedback if answer is not None else "")
+
+    def _case_result(self, case: Case, verdict: Verdict, result: Result, *, share: float, feedback: str) -> CaseResult:
+        kept = _kept(result, self._keep)
+        return CaseResult(
+            verdict=verdict,
+            name=case.name,
+            group=case.group,
+            points=case.points * share if verdict in (Verdict.ACCEPTED, Verdict.PARTIAL) else 0.0,
+            max_points=case.points,
+            feedback=feedback,
+            wall_ms=result.wall_ms,
+            cpu_ms=result.cpu_ms,
+            peak_memory_bytes=result.peak_memory_bytes,
+            max_rss_bytes=result.max_rss_bytes,
+            result=kept,
+            cut=kept is not result,
+        )
+
+    def _judge_error(self, case: Case, result: Result | None, error: Exception) -> CaseResult:
+        found = CaseResult(
+            verdict=Verdict.JUDGE_ERROR,
+            name=case.name,
+            group=case.group,
+            max_points=case.points,
+            result=None if result is None else _kept(result, self._keep),
+            error=f"{type(error).__name__}: {error}"[:1_000],
+            retry_safe=isinstance(error, (PoolError, SandboxError)) and not error.delivered and result is None,
+        )
+        found.__dict__["exception_"] = error
+        return found
+
+    # What runs in containers.
+
+    def _request(self, case: Case) -> Request:
+        limits = (case.limits or CaseLimits()).over(self._limits)
+        wall_ms = limits.wall_ms
+        if wall_ms is None:
+            wall_ms = self._sandbox.timeout_ms if limits.cpu_ms is None else limits.cpu_ms * WALL_FACTOR + WALL_MARGIN
+        job = submission_job(case, self._source, timeout_ms=wall_ms, cpu_limit_ms=limits.cpu_ms)
+        wanted = self._sandbox.prepare(job, {}, clean=True)
+        most = limits.output_bytes or 2**40
+        run = msgspec.structs.replace(
+            wanted.run,
+            stdout_limit=min(most, wanted.run.stdout_limit),
+            stderr_limit=min(most, wanted.run.stderr_limit),
+            on_output_limit="kill",
+        )
+        return msgspec.structs.replace(wanted, run=run)
+
+    async def _run(self, session: AsyncSession, wanted: Request) -> Result:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                return await events.run(session.events(wanted), events.Fold())
+            except SandboxError as error:
+                if error.delivered or not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _check_syntax(self, session: AsyncSession) -> None:
+        self._syntax_checked = True
+        found = await self._run(session, self._sandbox.prepare(syntax_job(self._source), {}, clean=True))
+        if found.outcome is Outcome.ERROR and found.exit_code == NOT_PYTHON:
+            self._compile_error = found.stderr.strip()[:KEPT_OUTPUT]
+            self._notify()
+            # Nothing else is to be done; whoever tells of the cases is not cancelled.
+            for scope in self._scopes.values():
+                scope.cancel()
+
+    async def _answer(self, containers: Containers, case: Case, result: Result) -> Answer | None:
+        checker = case.checker or self._checker
+        output = result.stdout_bytes
+        value = returned(result) if case.harness is not None else None
+        if case.asserts is not None:
+            return Answer(1.0 if value == (True,) else 0.0, "" if value == (True,) else "an assertion failed")
+        if isinstance(checker, Program):
+            assert containers.checker is not None
+            wanted = self._sandbox.prepare(checker.job(case, output), {}, clean=True)
+            return checker.answer(case, await self._run(containers.checker, wanted))
+        if checker is not None and not isinstance(checker, Checker):
+            return _as_answer(await anyio.to_thread.run_sync(checker, CaseRun(case, result, value[0] if value else None)))
+        if not case.compares:
+            return None
+        if value is not None:
+            chosen = checker or Json()
+            return await _compare(lambda: chosen.check_value(case.expected, value[0]), size=sum(map(len, map(bytes, result.messages_raw))))
+        chosen, expected = checker or Tokens(), case.expected_output
+        return await _compare(lambda: chosen.check(expected, output), size=len(expected) + len(output))
+
+
+async def _compare(check: Callable[[], Answer], *, size: int) -> Answer:
+    return check() if size <= INLINE else await anyio.to_thread.run_sync(check)
+
+
+def _as_answer(said: Any) -> Answer:
+    if isinstance(said, Answer):
+        return said
+    if not isinstance(said, (bool, int, float)) or not 0.0 <= said <= 1.0:
+        raise TypeError(f"a checker returns True, False, a number from 0 to 1, or an Answer, not {said!r:.80}")
+    return Answer(float(said))
+
+
+def _kept(result: Result, keep: int | None) -> Result:
+    """Return the result with its output cut to `keep` characters a stream; the very object if nothing is cut."""
+    if keep is None:
+        return result
+    messages = sum(len(bytes(text)) for text in result.messages_raw)
+    if max(len(result.stdout), len(result.stderr), len(result.combined), messages) <= keep:
+        return result
+    return msgspec.structs.replace(
+        result,
+        stdout=result.stdout[:keep],
+        stderr=result.stderr[:keep],
+        combined=result.combined[:keep],
+        stdout_raw=result.stdout_raw and result.stdout_raw[:keep],
+        stderr_raw=result.stderr_raw and result.stderr_raw[:keep],
+        messages_raw=result.messages_raw if messages <= keep else [],
+    )

@@ -1,0 +1,264 @@
+"""The checkers: against slow reference implementations, and by the cases that others got wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+import math
+import string
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dayfly.judge import Answer, Checker, Exact, Floats, Json, Lines, Program, SetEq, Tokens, dmoj, kattis, lcb, sandbox_fusion
+from dayfly.judge._programs import AnyChecker
+
+TEXT = st.text(alphabet="ab1. \n\t-eE0nNaif", max_size=30).map(str.encode)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(string.ascii_letters, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(string.ascii_letters, max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def right(checker: Checker, expected: bytes, output: bytes) -> bool:
+    answer = checker.check(expected, output)
+    assert answer.score in (0.0, 1.0)
+    assert (answer.feedback == "") == (answer.score == 1.0)
+    assert len(answer.feedback) <= 256
+    return answer.score == 1.0
+
+
+def same_value(checker: Checker, expected: Any, value: Any) -> bool:
+    return checker.check_value(expected, value).score == 1.0
+
+
+@given(TEXT, TEXT)
+def test_exact_is_equality(expected: bytes, output: bytes) -> None:
+    assert right(Exact(), expected, output) == (expected == output)
+    assert right(Exact(), expected, expected)
+
+
+@given(TEXT, TEXT)
+def test_lines_ignore_what_is_at_their_ends(expected: bytes, output: bytes) -> None:
+    def slow(data: bytes) -> list[bytes]:
+        lines = [line.rstrip() for line in data.split(b"\n")]
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines or [b""]
+
+    assert right(Lines(), expected, output) == (slow(expected) == slow(output))
+
+
+@given(TEXT, TEXT, st.booleans())
+def test_tokens_are_what_white_space_separates(expected: bytes, output: bytes, case: bool) -> None:
+    def slow(data: bytes) -> list[str]:
+        text = data.decode() if case else data.decode().lower()
+        return [word for word in text.replace("\n", " ").replace("\t", " ").split(" ") if word]
+
+    assert right(Tokens(case=case), expected, output) == (slow(expected) == slow(output))
+
+
+@given(TEXT, TEXT, st.sampled_from([0.0, 1e-6, 0.5]), st.sampled_from([0.0, 1e-6, 0.5]))
+def test_floats_follow_the_expected_side(expected: bytes, output: bytes, rel: float, absolute: float) -> None:
+    def alike(one: str, other: str) -> bool:
+        try:
+            wanted = float(one)
+        except ValueError:
+            return one == other
+        try:
+            found = float(other)
+        except ValueError:
+            return False
+        return not math.isnan(wanted) and (
+            wanted == found or math.isclose(wanted, found, rel_tol=0, abs_tol=max(absolute, rel * abs(wanted)))
+        )
+
+    ours, theirs = expected.decode().split(), output.decode().split()
+    slow = len(ours) == len(theirs) and all(alike(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert right(Floats(rel=rel, abs=absolute), expected, output) == slow
+
+
+@pytest.mark.parametrize(
+    ("checker", "expected", "output", "is_right"),
+    [
+        (Floats(), b"nan", b"nan", False),
+        (Floats(), b"1.0", b"nan", False),
+        (Floats(), b"inf", b"inf", True),
+        (Floats(), b"inf", b"1e308", False),
+        (Floats(), b"1e308", b"inf", False),
+        (Floats(), b"x 0.5", b"x 0.5000001", True),
+        (Floats(), b"1_0", b"10", False),
+        (Floats(rel=0, abs=0), b"1", b"1.0", True),
+        (Floats(), b"1", b"x", False),
+        (Lines(), b"a\nb\n", b"a  \nb\n\n\n", True),
+        (Lines(), b"a\nb", b"a\n b", False),
+        (Lines(), b"a", b"a\nb", False),
+        (Tokens(), b"", b"", True),
+        (Tokens(), b"1 2", b"1", False),
+        (Json(), b'{"a": [1, 2.5]}', b'{ "a":[1,2.5] }\n', True),
+        (Json(), b"[1]", b"[1", False),
+        (Json(), b"[1]", b"[" * 900 + b"]" * 900, False),
+        (Json(), b"[1]", b"[" * 100_000, False),
+        (Json(), b'"\xff"', b'"\xff"', False),
+        (SetEq(), b"1 2\n3\n", b"3\n\n1  2\n", True),
+        (SetEq(), b"1\n1\n2", b"1\n2\n2", False),
+        (SetEq(), b"1", b"1\n2", False),
+        (SetEq(counts=False), b"1\n1\n2", b"1\n2\n2", True),
+        # LiveCodeBench: decimals, so that large numbers are not equal because floats are.
+        (lcb(), b"50000000000000000", b"50000000000000001", False),
+        (lcb(), b"1.50 2", b"1.5 2.0", True),
+        (lcb(), b"a\n", b"  a  ", True),
+        (lcb(), b"a", b"b", False),
+        (lcb(), b"1 x", b"1.0 x", False),
+        (lcb(), b"a", b"a\nb", False),
+        # SandboxFusion: lower case, a line that is one number.
+        (sandbox_fusion(), b"YES", b"yes\n", True),
+        (sandbox_fusion(), b"100000.1", b"100000", True),
+        (sandbox_fusion(), b"1 2", b"1.0 2", False),
+        (sandbox_fusion(), b"nan", b"1", False),
+        (sandbox_fusion(), b"1", b"2", False),
+        # Kattis: without regard to case, unless asked.
+        (kattis(), b"Yes", b"yes", True),
+        (kattis(case_sensitive=True), b"Yes", b"yes", False),
+        (kattis(case_sensitive=True), b"Yes", b"Yes", True),
+        (kattis(), b"1.0", b"1", False),
+        (kattis(float_absolute=0.1), b"1.0", b"1.05", True),
+        (kattis(float_absolute=0.1), b"1.0", b"x", False),
+        (kattis(float_absolute=0.1), b"1.0", b"nan", False),
+        (kattis(float_relative=0.1), b"100", b"109", True),
+        (kattis(float_relative=0.1), b"100", b"111", False),
+        (kattis(float_absolute=0.5), b"0x10", b"16.25", True),
+        (kattis(float_absolute=0.5), b"inf", b"INF", True),
+        (kattis(float_absolute=0.5), b"\xff", b"\xff", True),
+        (kattis(float_absolute=0.5), b"0x", b"0x", True),
+        (kattis(float_absolute=0.5), b"1_0", b"1_0", True),
+        (kattis(space_change_sensitive=True), b"a b\n", b"a  b\n", False),
+        (kattis(space_change_sensitive=True), b"a b\n", b"a b\n", True),
+        (kattis(space_change_sensitive=True), b"a b\n", b"a b", False),
+        # DMOJ: lines count, empty ones do not.
+        (dmoj(), b"1 2\n3", b"1  2\r\n\n3\n", True),
+        (dmoj(), b"1 2\n3", b"1 2 3", False),
+        (dmoj(), b"1", b"1.0", False),
+        (dmoj(precision=3), b"1 x", b"1.0005 x", True),
+        (dmoj(precision=3), b"1 x", b"1.0005 y", False),
+        (dmoj(precision=3), b"nan", b"nan", False),
+        (dmoj(precision=3), b"1", b"x", False),
+        (dmoj(precision=3, mode="absolute"), b"1000", b"1000.5", False),
+        (dmoj(precision=3, mode="relative"), b"1000", b"1000.5", True),
+        (dmoj(precision=3, mode="relative"), b"0", b"0.0001", False),
+        (dmoj(precision=3), b"1 2", b"1", False),
+    ],
+)  # fmt: skip
+def test_known_pairs(checker: Checker, expected: bytes, output: bytes, is_right: bool) -> None:
+    assert right(checker, expected, output) == is_right
+
+
+@given(VALUES)
+def test_a_value_equals_itself(value: Any) -> None:
+    for checker in (Json(), Json(rel=1e-9), SetEq(), lcb()):
+        assert same_value(checker, value, msgspec.json.decode(msgspec.json.encode(value)))
+
+
+@given(VALUES, VALUES)
+def test_values_that_json_calls_equal_are_equal(one: Any, other: Any) -> None:
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return (type(value) is bool, value)
+
+    assert same_value(Json(), one, other) == (plain(one) == plain(other))
+
+
+@pytest.mark.parametrize(
+    ("checker", "expected", "value", "is_right"),
+    [
+        (Json(), True, 1, False),
+        (lcb(), True, 1, True),
+        (Json(), 1, 1.0, True),
+        (Json(), 1.0, 1.0000001, False),
+        (Json(rel=1e-6), 1.0, 1.0000001, True),
+        (Json(abs=0.5), 1, 1.25, True),
+        (Json(rel=1.0), 10**400, 1, False),
+        (Json(rel=1.0), 10**400, 10**400, True),
+        (Json(), [1, [2]], [1, [3]], False),
+        (Json(), [1], [1, 2], False),
+        (Json(), {"a": 1}, {"b": 1}, False),
+        (Json(), {"a": [1]}, {"a": [2]}, False),
+        (Json(), [1], {"a": 1}, False),
+        (Json(), None, 0, False),
+        (Json(), {"$float": "inf"}, {"$float": "inf"}, True),
+        (SetEq(), [1, [2, 3]], [[2.0, 3], 1.0], True),
+        (SetEq(), [{"a": 1.0}], [{"a": 1}], True),
+        (SetEq(), [1, 1], [1], False),
+        (SetEq(counts=False), [1, 1], [1], True),
+        (SetEq(), [1], [1, 2], False),
+        (SetEq(), 1, 1, True),
+        (SetEq(), [1], 1, False),
+        (lcb(), [1], [2], False),
+    ],
+)  # fmt: skip
+def test_known_values(checker: Checker, expected: Any, value: Any, is_right: bool) -> None:
+    assert same_value(checker, expected, value) == is_right
+
+
+def test_feedback_names_the_place_and_is_bounded() -> None:
+    assert Tokens().check(b"1 2", b"1 3") == Answer(0.0, "token 2: expected '2', found '3'")
+    assert Json().check_value({"a": [1, 2]}, {"a": [1, 3]}).feedback == "differs at .a[1]: expected 2, found 3"
+    assert Json().check_value([1], "x").feedback == 'differs: expected a list, found "x"'
+    assert Exact().check(b"ab", b"ac").feedback == "byte 2: expected 'b', found 'c'"
+    huge = b"\xff" * 1_000_000
+    for checker in (Exact(), Lines(), Tokens(), Floats(), SetEq(), lcb(), kattis(), dmoj(), sandbox_fusion()):
+        assert 0 < len(checker.check(b"1", huge).feedback) <= 256
+    assert len(Json().check_value({"k" * 1_000: "v" * 1_000}, {"k" * 1_000: 1}).feedback) <= 256
+
+
+def test_an_expected_value_may_nest_deeper_than_python_recurses() -> None:
+    deep = b"[" * 300 + b"]" * 300
+    with recursion_limit(500):
+        answer = Json().check(deep, deep)
+    assert answer == Answer(0.0, "the output is nested too deeply")
+
+
+@contextlib.contextmanager
+def recursion_limit(frames: int) -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + frames)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_the_base_checks_nothing_itself() -> None:
+    with pytest.raises(NotImplementedError):
+        Checker().check(b"", b"")
+    with pytest.raises(NotImplementedError):
+        Tokens().check_value(1, 1)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Floats(rel=-1), lambda: Floats(abs=math.nan), lambda: Json(rel=math.inf), lambda: Json(abs=-1)], ids=itertools.count()
+)
+def test_a_tolerance_is_a_number(make: Any) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        make()
+
+
+@pytest.mark.parametrize(
+    "checker", [Exact(), Tokens(case=False), Floats(rel=1e-3), SetEq(), lcb(), kattis(float_absolute=1.0), Program(code="1")]
+)
+def test_a_checker_survives_json(checker: Checker) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(checker), type=AnyChecker) == checker
