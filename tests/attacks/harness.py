@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from dayfly import ContainerLost, Limits, Outcome, Piece, Result, RunnerMisbehaved, Sandbox
+from dayfly import ContainerLost, Limits, Outcome, Piece, Result, RunnerMisbehaved, Sandbox, Session, SessionLost
 from dayfly._spec import is_gvisor
 
 from ..conftest import Engine
@@ -95,8 +95,20 @@ class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     messages_dropped: int | None = None
     pieces: int | None = None
     """Pieces of output at the most."""
+    fetch: list[str] = []
+    files: dict[str, str] | None = None
+    """All that came back, as text."""
+    file_count: int | None = None
+    skipped: dict[str, str] | None = None
+    """All that was skipped, with the reason."""
+    skipped_count: int | None = None
+    skipped_dropped: int = 0
+    """Files at the least that were skipped beyond those."""
+    session: bool = False
+    """Run it in a session. The program before it and the one after it must see the same around them, and no marker."""
     lost: bool = False
-    """It may end its own container: ContainerLost or RunnerMisbehaved, with the program delivered, is as good as a result."""
+    """It may end its own container: ContainerLost or RunnerMisbehaved, with the program delivered, is as good as a result. In a session,
+    the next program may be refused."""
     runs: list[dict[str, Any]] = []
     gvisor: dict[str, Any] = {}
     """What is different under gVisor, whose guest meets a kernel without our filter: what that allows, it allows inside itself."""
@@ -181,7 +193,7 @@ class Arena:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         try:
             result, pieces, seconds = self._run(sandbox, path, case)
-        except (ContainerLost, RunnerMisbehaved) as error:
+        except (ContainerLost, RunnerMisbehaved, SessionLost) as error:
             assert case.lost and error.delivered, error
         else:
             check(result, case, pieces, seconds)
@@ -192,7 +204,8 @@ class Arena:
             assert CANARY not in result.combined + repr(result.messages)
         grown = _memory("VmHWM") - size
         limits = sandbox._sandbox.limits
-        assert grown < 3 * (limits.stdout_bytes + limits.stderr_bytes) + 2**24, f"the host process grew by {grown:,} bytes"
+        most = limits.stdout_bytes + limits.stderr_bytes + (limits.file_bytes if case.fetch else 0)
+        assert grown < 3 * most + 2**24, f"the host process grew by {grown:,} bytes"
         within = GVISOR_GONE_WITHIN if is_gvisor(self.runtime) else GONE_WITHIN
         assert eventually(lambda: len(warm.keys() - self._states(instance).keys()) == 1, within), (warm, self._states(instance))
         (used,) = warm.keys() - self._states(instance).keys()
@@ -211,12 +224,16 @@ class Arena:
         program = code(path)
 
         def run() -> tuple[Result, int, float]:
+            return self._between(sandbox, case, once) if case.session else once(sandbox)
+
+        def once(place: Sandbox | Session) -> tuple[Result, int, float]:
             begun = time.monotonic()
-            result = sandbox.run(
+            result = place.run(
                 program,
                 timeout_ms=case.timeout_ms,
                 args=case.args,
                 env=case.env,
+                fetch=case.fetch,
                 on_output=pieces.append if case.pieces else None,
                 **options,
             )
@@ -231,6 +248,25 @@ class Arena:
             assert (beside.stderr, beside.stdout, beside.outcome) == ("", "well\n", Outcome.OK)
             return attack.result()
 
+    def _between(self, sandbox: Sandbox, case: Case, run: Callable[[Session], tuple[Result, int, float]]) -> tuple[Result, int, float]:
+        """Run the attack in a session between two looks around."""
+        with sandbox.session() as session:
+            before = self._surroundings(session)
+            done = run(session)
+            try:
+                after = self._surroundings(session)
+                marked = session.run((PROGRAMS / "_marker.py").read_text())
+            except SessionLost as error:
+                assert case.lost and not error.delivered, error
+                return done
+        for seen in (before, after):
+            for kept in ("/tmp", "/sandbox"):
+                del seen["files"][kept]
+        assert after == before, {name: (after[name], before[name]) for name in after if after[name] != before[name]}
+        assert (marked.outcome, marked.stderr, marked.stdout) == (Outcome.OK, "", "[]\n")
+        assert (marked.messages, marked.messages_dropped) == (["the first message"], 0)
+        return done
+
     def _settle(self, sandbox: Sandbox, instance: str) -> None:
         def full() -> bool:
             states = self._states(instance)
@@ -238,9 +274,9 @@ class Arena:
 
         assert eventually(full, FULL_WITHIN), (sandbox.stats(), self._states(instance))
 
-    def _surroundings(self, sandbox: Sandbox) -> dict[str, Any]:
+    def _surroundings(self, place: Sandbox | Session) -> dict[str, Any]:
         """What a program sees of the world that it is in."""
-        result = sandbox.run((PROGRAMS / "_surroundings.py").read_text())
+        result = place.run((PROGRAMS / "_surroundings.py").read_text())
         assert (result.outcome, result.stderr, result.messages) == (Outcome.OK, "", []), result
         return dict(msgspec.json.decode(result.stdout))
 
@@ -270,6 +306,12 @@ def check(result: Result, case: Case, pieces: int, seconds: float) -> None:
         assert expected is None or re.search(expected, getattr(result, name)), (name, result)
     assert case.truncated in (None, result.stdout_truncated or result.stderr_truncated), result
     assert case.messages_dropped is None or result.messages_dropped >= case.messages_dropped, result
+    assert case.files is None or {path: data.decode() for path, data in result.files.items()} == case.files, result.files
+    assert case.file_count is None or len(result.files) == case.file_count, list(result.files)
+    skipped = {skipped.path: skipped.why for skipped in result.files_skipped}
+    assert case.skipped is None or skipped == case.skipped, skipped
+    assert case.skipped_count is None or len(skipped) == case.skipped_count, len(skipped)
+    assert result.files_skipped_dropped >= case.skipped_dropped, result.files_skipped_dropped
     assert case.pieces is None or pieces <= case.pieces, pieces
     assert seconds <= case.timeout_ms / 1_000 + GRACE, f"{seconds:.3f} s"
     assert not case.before_the_deadline or seconds < case.timeout_ms / 2_000, f"{seconds:.3f} s"
