@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+HEAD = (
+    "The last run of each column. `python -m conformance.engines.results` makes this page from the reports. ✓ passed, **✗** failed, "
+    "n/a: not applicable (the reason is below), empty: not run in this column."
+)
+COLUMNS = 100
 SIGNS = {"passed": "✓", "failed": "**✗**", "n/a": "n/a", "not run": ""}
 
 
@@ -18,8 +24,7 @@ def lines(reports: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the page."""
     yield "# Results"
     yield ""
-    yield "The last run of each column; made by `python -m conformance.engines.results` from the reports. ✓ passed, **✗** failed, n/a: not"
-    yield "applicable (why is said below), empty: not run in this column."
+    yield from textwrap.wrap(HEAD, COLUMNS)
     yield ""
     yield "| column | engine | API | runtime | cgroup | kernel | judged | passed | failed | n/a | not run |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
@@ -46,7 +51,8 @@ def lines(reports: list[dict[str, Any]]) -> Iterator[str]:
                 why.setdefault(f"{row['state']}: {reason}", []).append(row["id"])
         yield f"- **{report['column']}**" + ("" if why else ": nothing")
         for reason, ids in why.items():
-            yield f"  - {f'{len(ids)} clauses' if len(ids) > 8 else ', '.join(f'`{name}`' for name in ids)}: {reason[:600]}"
+            names = f"{len(ids)} clauses" if len(ids) > 8 else ", ".join(f"`{name}`" for name in ids)
+            yield from textwrap.wrap(f"  - {names}: {reason[:600]}", COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def main() -> None:

@@ -11,16 +11,20 @@ import dayfly
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    ["README.md", "CONTRIBUTING.md", "engine/ARCHITECTURE.md", *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
+    [
+        *("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "engine/ARCHITECTURE.md", "benchmarks/README.md"),
+        *(str(page.relative_to(ROOT)) for folder in ("conformance", "docs") for page in (ROOT / folder).rglob("*.md")),
+    ]
 )
 COLUMNS = 100
-"""Of a line of prose. Tables, code and lines with an address may be longer."""
+"""Of a line of prose. Tables, code, lines with an address and single words may be longer."""
 
 
 def prose(text: str) -> list[str]:
     """Return the lines that are neither code nor part of a table nor hold an address."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    return [line for line in text.splitlines() if not line.startswith("|") and "](" not in line and "://" not in line]
+    lines = [line for line in text.splitlines() if " " in line.strip()]
+    return [line for line in lines if not line.startswith("|") and "](" not in line and "://" not in line]
 
 
 @pytest.mark.parametrize("page", PAGES)
