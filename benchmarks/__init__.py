@@ -1,4 +1,5 @@
-"""How fast dayfly is: against the engine's own limits, and side by side with what people use. `make bench` runs it all.
+"""How fast dayfly is: against the engine's own limits, and side by side with what people use.
+`make bench` runs it all.
 
     raw         the engine over bare sockets: the floor and the ceiling of everything here
     contenders  who is measured; each in a process of its own, driven over its stdin and stdout

@@ -1,9 +1,10 @@
-"""`python -m benchmarks`: measure everything, print the table, write JSON, table and plots to a folder.
+"""`python -m benchmarks`: measure everything, print the table, write JSON, table and plots to a
+folder.
 
     python -m benchmarks [--only SECTION,…] [--smoke] [--no-peers] [--out FOLDER] [--image NAME]
 
-Peers are installed into an environment of their own, `.venv/peers`, from the package index that pip is set up for.
-Nothing is asserted on numbers here: the targets are shown with what was measured.
+Peers are installed into an environment of their own, `.venv/peers`, from the package index that pip
+is set up for. Nothing is asserted on numbers here: the targets are shown with what was measured.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ PEERS = [
 
 
 def peers_python() -> str:
-    """The interpreter of the peers' environment, which is made where it is not there in this form."""
+    """The interpreter of the peers' environment, which is made where it is not there in this
+    form."""
     folder = measure.ROOT / ".venv" / "peers"
     python, stamp = folder / "bin" / "python", folder / "installed.json"
     if not stamp.exists() or json.loads(stamp.read_text()) != PEERS:

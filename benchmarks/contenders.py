@@ -1,9 +1,11 @@
-"""Who is measured. Each contender runs in a process of its own, and is told over its stdin what to do next.
+"""Who is measured. Each contender runs in a process of its own, and is told over its stdin what to
+do next.
 
     python -m benchmarks.contenders NAME IMAGE      then one JSON object a line in, one out
 
-Nothing outside the standard library is imported here but by the contender that needs it: peers live in an environment of their own.
-Each of them is given the same image, and the same limits as far as it has words for them: no network, 50 MB, one processor.
+Nothing outside the standard library is imported here but by the contender that needs it: peers live
+in an environment of their own. Each of them is given the same image, and the same limits as far as
+it has words for them: no network, 50 MB, one processor.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ LIMITS = {
 
 
 class Contender:
-    """One way of running `CODE`. `once` does it, and checks the output; it is called from several threads at once."""
+    """One way of running `CODE`. `once` does it, and checks the output; it is called from several
+    threads at once."""
 
     why = ""
     """What a reader of the table must know."""
@@ -178,7 +181,8 @@ class DayflyAsync(Contender):
         return self.loop.call(all_of_them())
 
     def flood(self, megabytes: int) -> dict[str, Any]:
-        """Let a program write, and take every piece of it as it comes: MB/s, and memory of host and container."""
+        """Let a program write, and take every piece of it as it comes: MB/s, and memory of host and
+        container."""
         from . import meters
 
         code = f"import os\npiece = b'x' * 65536\nfor _ in range({megabytes * 1_000_000 // 65_536}):\n    os.write(1, piece)\n"
@@ -206,7 +210,8 @@ class DayflyAsync(Contender):
         return self.loop.call(take())
 
     def queued(self, waiting: int, measured: int) -> dict[str, float]:
-        """Queue `waiting` runs; the host's own cost of entering the queue, of each of the first `measured` runs, and of leaving it."""
+        """Queue `waiting` runs; the host's own cost of entering the queue, of each of the first
+        `measured` runs, and of leaving it."""
 
         async def one() -> None:
             await self.sandbox.run(CODE)
@@ -235,7 +240,8 @@ class DayflyAsync(Contender):
         return self.loop.call(go())
 
     def cost(self, runs: int) -> dict[str, float]:
-        """Host processor ms, and wall ms, of one run after another on a full pool: its whole life, the making of the next one included."""
+        """Host processor ms, and wall ms, of one run after another on a full pool: its whole life,
+        the making of the next one included."""
 
         async def go() -> dict[str, float]:
             await self.full()
@@ -293,7 +299,8 @@ class Floor(Contender):
 
 
 class Ceiling(Contender):
-    """Single-use containers as fast as the engine makes them: the runner's interpreter, doing nothing."""
+    """Single-use containers as fast as the engine makes them: the runner's interpreter, doing
+    nothing."""
 
     why = "the ceiling: dayfly's settings, a Python that does nothing, bare sockets"
 
@@ -501,7 +508,8 @@ def check(said: str | None) -> None:
 
 
 def sustain(contender: Contender, callers: int, warm_up: float, seconds: float) -> dict[str, float]:
-    """Let `callers` threads run without a pause; count what ends within `seconds`, after `warm_up`, and what the machine spent on it."""
+    """Let `callers` threads run without a pause; count what ends within `seconds`, after `warm_up`,
+    and what the machine spent on it."""
     from . import meters
 
     ends: list[float] = []
@@ -534,7 +542,8 @@ def sustain(contender: Contender, callers: int, warm_up: float, seconds: float) 
     if errors:
         raise errors[0]
     runs = max(runs, 1)
-    # The span from the last end before the window to the last one in it: a count over a fixed window is off by up to one run.
+    # The span from the last end before the window to the last one in it: a count over a fixed
+    # window is off by up to one run.
     span = ends[before + runs - 1] - (ends[before - 1] if before else begun) if len(ends) >= before + runs else over - begun
     return {"runs_per_s": runs / span, "runs": runs, "machine_ms": machine / runs, "own_ms": own * 1_000 / runs}
 

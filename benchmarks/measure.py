@@ -1,6 +1,8 @@
-"""The eight measurements. Each takes a `Stage` with the contenders on it, and returns plain numbers for the report.
+"""The eight measurements. Each takes a `Stage` with the contenders on it, and returns plain numbers
+for the report.
 
-Contenders that are compared take turns, one run each and in an order that changes every round: what disturbs the machine disturbs all.
+Contenders that are compared take turns, one run each and in an order that changes every round: what
+disturbs the machine disturbs all.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class Failed(Exception):
 
 
 class Worker:
-    """A contender in its own process. Use as a context manager, with the number of callers that it gets ready for."""
+    """A contender in its own process. Use as a context manager, with the number of callers that it
+    gets ready for."""
 
     patience = 180.0
 
@@ -121,7 +124,8 @@ class Worker:
 
 
 class Stage:
-    """Who there is to measure, and how they are started. `failures` collects, by name, why a peer could not be measured."""
+    """Who there is to measure, and how they are started. `failures` collects, by name, why a peer
+    could not be measured."""
 
     def __init__(self, *, image: str, peers_image: str, peers_python: str | None, sizes: Sizes) -> None:
         self.sizes = sizes
@@ -187,7 +191,8 @@ def cold(stage: Stage) -> list[float]:
 
 
 def throughput(stage: Stage) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Sustained runs per second, and what each costs the machine: by contender, then by number of callers."""
+    """Sustained runs per second, and what each costs the machine: by contender, then by number of
+    callers."""
     sizes, order = stage.sizes, random.Random(6)
     turns = [(name, callers) for name in ("dayfly", "ceiling", "static ceiling") for callers in sizes.callers]
     turns += [(name, sizes.peer_callers) for name in stage.peers]
@@ -224,7 +229,8 @@ ENDLESS = {
 
 
 def timeouts(stage: Stage) -> dict[str, list[float]]:
-    """How late a run with a deadline of 500 ms returns, in ms, for three programs that do not end."""
+    """How late a run with a deadline of 500 ms returns, in ms, for three programs that do not
+    end."""
     found: dict[str, list[float]] = {kind: [] for kind in ENDLESS}
     with stage.on("dayfly") as worker:
         for _ in range(stage.sizes.timeouts):
@@ -234,7 +240,8 @@ def timeouts(stage: Stage) -> dict[str, list[float]]:
 
 
 def streams(stage: Stage) -> dict[str, list[dict[str, Any]]]:
-    """Output within the cap of 64 MB, and far beyond it: its speed, and the memory of host and container."""
+    """Output within the cap of 64 MB, and far beyond it: its speed, and the memory of host and
+    container."""
     found: dict[str, list[dict[str, Any]]] = {}
     with stage.on("dayfly async") as worker:
         for _ in range(stage.sizes.streams):
@@ -272,7 +279,8 @@ def footprint(stage: Stage) -> dict[str, Any]:
 
 
 def growth(stage: Stage) -> dict[str, Any]:
-    """Latency and the host's own processor time per run with pools of several sizes; and with thousands of runs in the queue."""
+    """Latency and the host's own processor time per run with pools of several sizes; and with
+    thousands of runs in the queue."""
     found: dict[str, Any] = {}
     for size in stage.sizes.growth_pools:
         with stage.on("dayfly async", size) as worker:

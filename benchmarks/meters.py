@@ -1,4 +1,5 @@
-"""What the kernel says: processor time of the machine and of a process, memory of a container and of what stands beside it."""
+"""What the kernel says: processor time of the machine and of a process, memory of a container and
+of what stands beside it."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ _TICK = 1_000 / os.sysconf("SC_CLK_TCK")
 
 
 def machine_cpu_ms() -> float:
-    """Processor time spent on this machine since boot, whoever spent it: all but idle, iowait and steal."""
+    """Processor time spent on this machine since boot, whoever spent it: all but idle, iowait and
+    steal."""
     times = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     return (sum(times[:8]) - times[3] - times[4] - times[7]) * _TICK
 
 
 def settle(most: float = 1.0) -> None:
-    """Wait until the machine has nothing to do, that is until what was measured before has left nothing behind; at most `most` seconds."""
+    """Wait until the machine has nothing to do, that is until what was measured before has left
+    nothing behind; at most `most` seconds."""
     end = time.monotonic() + most
     while time.monotonic() < end:
         before, begun = machine_cpu_ms(), time.monotonic()
@@ -73,7 +76,8 @@ def shim_of(container: str) -> int | None:
 
 
 def cgroup_bytes(pid: int) -> tuple[int | None, int | None]:
-    """Memory that the cgroup of a process is charged with, and how much of it is file cache; None where it cannot be read."""
+    """Memory that the cgroup of a process is charged with, and how much of it is file cache; None
+    where it cannot be read."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):

@@ -1,8 +1,10 @@
-"""The Docker Engine over bare sockets, with nothing in between: what the floor and the ceiling are measured with.
+"""The Docker Engine over bare sockets, with nothing in between: what the floor and the ceiling are
+measured with.
 
-Two do-nothing containers stand in for the runner. `ECHO`, in the runner's own image with its interpreter and settings: answers one frame
-with itself, and ends. `static_image`, of one small static program, does the same without any interpreter. Their settings
-are dayfly's own, field by field, so that what is left between them and dayfly is dayfly's.
+Two do-nothing containers stand in for the runner. `ECHO`, in the runner's own image with its
+interpreter and settings: answers one frame with itself, and ends. `static_image`, of one small
+static program, does the same without any interpreter. Their settings are dayfly's own, field by
+field, so that what is left between them and dayfly is dayfly's.
 
 Blocking sockets and threads on purpose: an event loop would be measured with them.
 """
@@ -26,7 +28,8 @@ from dayfly import _spec as spec
 API = "/v1.41"
 LABEL = "dayfly.benchmark"
 ECHO = ["python3", "-u", "-c", "import os; os.write(1, os.read(0, 65536))"]
-"""The same interpreter, with the same start, as the runner's; then nothing but one read and one write."""
+"""The same interpreter, with the same start, as the runner's; then nothing but one read and one
+write."""
 ECHO_FOREVER = ["python3", "-u", "-c", "import os\nwhile x := os.read(0, 65536): os.write(1, x)"]
 FRAME = b"x" * 254
 """As long as the frame that hands over `print("hi")`."""
@@ -148,7 +151,8 @@ def image_id(path: str, name: str) -> str:
 
 
 def static_image(path: str) -> tuple[str, list[str]]:
-    """Build the image of the static do-nothing program; return its id and command. Needs gcc and the C library's static half."""
+    """Build the image of the static do-nothing program; return its id and command. Needs gcc and
+    the C library's static half."""
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "nothing.c"), Path(folder, "nothing")
         source.write_text(_STATIC)
@@ -171,7 +175,8 @@ def static_image(path: str) -> tuple[str, list[str]]:
 
 
 def peers_image(path: str, image: str) -> str:
-    """Build the runner image with two links that llm-sandbox needs, `python` and its own virtual environment's; return its name."""
+    """Build the runner image with two links that llm-sandbox needs, `python` and its own virtual
+    environment's; return its name."""
     links = _tar([("usr/bin/python", "python3"), ("sandbox/.sandbox-venv/bin/python", "/usr/bin/python3")], {})
     context = _tar([], {"Dockerfile": f"FROM {image}\nADD links.tar /\n".encode(), "links.tar": links})
     engine, name = Engine(path), "dayfly-benchmark:peers"

@@ -90,7 +90,8 @@ def targets(found: Found) -> list[Target]:
 
 
 def _each(pools: dict[int, Any], largest: int) -> float:
-    """What one more container costs the machine, in MB: the slope from the smallest pool to the largest."""
+    """What one more container costs the machine, in MB: the slope from the smallest pool to the
+    largest."""
     smallest = min(pools)
     if largest == smallest:
         return float(pools[largest]["machine_kb"]) * 1_024 / 1e6

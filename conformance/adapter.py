@@ -1,7 +1,8 @@
 """What the suite asks of an implementation, and the one place where dayfly is imported.
 
-Another implementation is judged by writing one class like `Dayfly` and naming it: `--adapter package.module:Class`. The
-answers are those of the documented JSON form, so that nothing of the implementation's own types gets into a test.
+Another implementation is judged by writing one class like `Dayfly` and naming it:
+`--adapter package.module:Class`. The answers are those of the documented JSON form, so that nothing
+of the implementation's own types gets into a test.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any, Protocol
 
 
 class Sandbox(Protocol):
-    """A sandbox under test. What `run` raises is the answer's "error"; it returns the answer's "result" in its JSON form."""
+    """A sandbox under test. What `run` raises is the answer's "error"; it returns the answer's
+    "result" in its JSON form."""
 
     def initialize(self) -> None:
         """Make the pool, and return when it can take programs."""
 
     def run(self, job: str | Mapping[str, Any]) -> dict[str, Any]:
-        """Run one program; may be called from several threads at once. TypeError and ValueError for a job that makes no sense."""
+        """Run one program; may be called from several threads at once. TypeError and ValueError for
+        a job that makes no sense."""
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -41,12 +44,13 @@ class Implementation(Protocol):
     def sandbox(self, image: str, settings: Mapping[str, Any]) -> Sandbox:
         """Return a sandbox whose containers are of `image`.
 
-        `settings` are pool_size, timeout_ms, memory_limit_mb, python ("2" or "3") and limits (a mapping); what is not there is left
-        to the implementation's default.
+        `settings` are pool_size, timeout_ms, memory_limit_mb, python ("2" or "3") and limits (a
+        mapping); what is not there is left to the implementation's default.
         """
 
     def server(self, image: str, *, port: int, key: str, settings: Mapping[str, Any]) -> list[str]:
-        """Return the command that serves POST /compile on this port of 127.0.0.1 for whoever has the key.
+        """Return the command that serves POST /compile on this port of 127.0.0.1 for whoever has
+        the key.
 
         `settings` may be allowed_networks (a list).
         """

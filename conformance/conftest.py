@@ -1,4 +1,5 @@
-"""What the clauses' tests share: the engine as the oracle sees it, the implementation, and sandboxes that are closed behind each test."""
+"""What the clauses' tests share: the engine as the oracle sees it, the implementation, and
+sandboxes that are closed behind each test."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def implementation(request: pytest.FixtureRequest, oracle: Oracle) -> adapter.Im
 
 @pytest.fixture(scope="session", autouse=True)
 def refusal(request: pytest.FixtureRequest) -> str:
-    """Why the implementation refuses this engine, or nothing. Of Docker a refusal is a failure like any other; Podman is asked first."""
+    """Why the implementation refuses this engine, or nothing. Of Docker a refusal is a failure like
+    any other; Podman is asked first."""
     if not request.config.option.engine_only or not request.getfixturevalue("podman"):
         return ""
     oracle: Oracle = request.getfixturevalue("oracle")
@@ -145,7 +147,8 @@ def _shared(implementation: adapter.Implementation, seen: Marked, settings: Mapp
 
 @pytest.fixture(scope="session")
 def box(implementation: adapter.Implementation, oracle: Oracle, image: str, refusal: str, gvisor: bool) -> Iterator[Box]:
-    """A sandbox for all tests that only run programs. Default settings but for its size, and for the memory that gVisor's kernel takes."""
+    """A sandbox for all tests that only run programs. Default settings but for its size, and for
+    the memory that gVisor's kernel takes."""
     yield from _shared(implementation, oracle.mark(image), {"pool_size": 2, **({"memory_limit_mb": 150} if gvisor else {})}, refusal)
 
 
@@ -175,6 +178,7 @@ def small(implementation: adapter.Implementation, oracle: Oracle, image: str, re
 
 @pytest.fixture(scope="session")
 def plain(box: Box, oracle: Oracle, image: str) -> Iterator[PlainContainer]:
-    """A plain container of the same image, with the working directory, environment and host name that programs have."""
+    """A plain container of the same image, with the working directory, environment and host name
+    that programs have."""
     with PlainContainer.started(oracle, image, box.seen.inspected()[0]) as plain:
         yield plain

@@ -1,9 +1,11 @@
-"""A host side of the runner protocol, written from PROTOCOL.md alone: it speaks to any command, and believes nothing that comes back.
+"""A host side of the runner protocol, written from PROTOCOL.md alone: it speaks to any command, and
+believes nothing that comes back.
 
     python -m conformance.driver CODE -- COMMAND...
 
-says hello and run to the command and prints each frame. Standard library only; it must never import the implementation, whose codec
-is judged by it. Every rule of PROTOCOL.md about a runner's frames is checked here; a break of one is a ProtocolError.
+says hello and run to the command and prints each frame. Standard library only; it must never import
+the implementation, whose codec is judged by it. Every rule of PROTOCOL.md about a runner's frames
+is checked here; a break of one is a ProtocolError.
 """
 
 from __future__ import annotations
@@ -163,7 +165,8 @@ _NEXT: dict[str | None, set[str]] = {
     "skipped": _FILES,
     "next": {"error"},
 }
-"""What may come after what was said last, by either side. After `error`, `spent` and the last `exit`, nothing."""
+"""What may come after what was said last, by either side. After `error`, `spent` and the last
+`exit`, nothing."""
 _NO_STEP = {"want", "output", "message", "display"}
 
 
@@ -172,7 +175,8 @@ def _fits(frame: Mapping[str, Any], members: Mapping[str, Callable[[Any], bool]]
 
 
 class RunnerFrames:
-    """The runner's bytes, checked and taken apart. `said` is what the host has said last; the limits are those of its run."""
+    """The runner's bytes, checked and taken apart. `said` is what the host has said last; the
+    limits are those of its run."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -211,7 +215,8 @@ class RunnerFrames:
             self._begin()
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Take in bytes, and yield the frames that are complete now. ProtocolError at the first break of a rule."""
+        """Take in bytes, and yield the frames that are complete now. ProtocolError at the first
+        break of a rule."""
         self._buffer += data
         self._check_end()
         while len(self._buffer) >= 4:
@@ -308,7 +313,8 @@ def _no_constant(name: str) -> None:
 
 
 class Driver:
-    """A host that runs programs. `read` returns the runner's next bytes, b"" at their end; `write` takes the host's."""
+    """A host that runs programs. `read` returns the runner's next bytes, b"" at their end; `write`
+    takes the host's."""
 
     def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
         self._read, self._write = read, write

@@ -1,8 +1,11 @@
-"""A host process around an implementation: jobs come in as lines of JSON, answers go out as lines of JSON.
+"""A host process around an implementation: jobs come in as lines of JSON, answers go out as lines
+of JSON.
 
-For what can only be judged from outside the process: a host that is killed, one that is not root, one on a bare machine.
+For what can only be judged from outside the process: a host that is killed, one that is not root,
+one on a bare machine.
 
-    python -m conformance.host '{"engine": "unix:///…", "image": "…", "settings": {}, "adapter": "conformance.adapter:Dayfly"}'
+    python -m conformance.host '{"engine": "unix:///…", "image": "…", "settings": {}, "adapter":
+    "conformance.adapter:Dayfly"}'
 
 Says `{"ready": true}` when the sandbox is initialized, with what was imported by then.
 """

@@ -1,8 +1,10 @@
-"""Implementations that are broken on purpose, each in one place: what shows that the clauses can fail.
+"""Implementations that are broken on purpose, each in one place: what shows that the clauses can
+fail.
 
-Each is dayfly with one thing changed, an adapter that spoils one thing, or both. `clause` names the clause that must fail for
-it, and `because` what that failure must say, so that a failure for another reason does not pass for the right one.
-Of the product only this file and the adapter know the inside, and only this one changes it.
+Each is dayfly with one thing changed, an adapter that spoils one thing, or both. `clause` names the
+clause that must fail for it, and `because` what that failure must say, so that a failure for
+another reason does not pass for the right one. Of the product only this file and the adapter know
+the inside, and only this one changes it.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Broken(adapter.Dayfly):
 
 
 class BrokenBody(Broken):
-    """Containers that are created otherwise than they should be, with the checks that would notice turned off."""
+    """Containers that are created otherwise than they should be, with the checks that would notice
+    turned off."""
 
     def change(self, body: Body, host: Body) -> None:
         """Change the body of `POST /containers/create`; `host` is its HostConfig."""

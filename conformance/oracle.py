@@ -1,9 +1,11 @@
-"""The judge's own eyes: what containers exist, with which settings, in which state, and what became of them.
+"""The judge's own eyes: what containers exist, with which settings, in which state, and what became
+of them.
 
-Everything is read from the Docker Engine API itself, through requests-unixsocket, and from the engine's stream of events.
-Nothing here may import the implementation under test, or believe a word of it. To tell its containers from those of
-others on the same engine, each sandbox under test is given an image of its own: the runner image with one more label, `MARK`. The engine
-copies an image's labels to every container made from it, and shows them with every event.
+Everything is read from the Docker Engine API itself, through requests-unixsocket, and from the
+engine's stream of events. Nothing here may import the implementation under test, or believe a word
+of it. To tell its containers from those of others on the same engine, each sandbox under test is
+given an image of its own: the runner image with one more label, `MARK`. The engine copies an
+image's labels to every container made from it, and shows them with every event.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ import requests_unixsocket
 
 MARK = "conformance.mark"
 PATIENCE = float(os.environ.get("CONFORMANCE_PATIENCE", "20"))
-"""Seconds that the engine is given for what should be a matter of milliseconds: the machine may be busy, or emulated."""
+"""Seconds that the engine is given for what should be a matter of milliseconds: the machine may be
+busy, or emulated."""
 GONE = frozenset({"destroy", "remove"})
 """Docker's and Podman's word for a container's removal."""
 DIED = frozenset({"die", "died"})
@@ -66,7 +69,8 @@ class Oracle:
         assert listening.wait(PATIENCE), f"the engine at {docker_host} gives no stream of events"
 
     def call(self, method: str, path: str, body: Any = None, *, data: bytes | None = None, ok: bool = True, **query: Any) -> Any:
-        """Make one API call and return the decoded answer, or None for an empty one. A query value that is no str is sent as JSON."""
+        """Make one API call and return the decoded answer, or None for an empty one. A query value
+        that is no str is sent as JSON."""
         params = {name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()}
         headers = {"Content-Type": "application/x-tar"} if data is not None else {}
         with requests_unixsocket.Session() as session:
@@ -98,7 +102,8 @@ class Oracle:
                             self._new_event.notify_all()
 
     def catch_up(self, image: str) -> None:
-        """Return when all that has happened until now has been heard of: events come in order, so one of our own is waited for."""
+        """Return when all that has happened until now has been heard of: events come in order, so
+        one of our own is waited for."""
         name = f"conformance-{uuid.uuid4().hex[:12]}"
         made = self.call("POST", "/containers/create", {"Image": image, "Cmd": ["true"], "Labels": {MARK: "none"}}, name=name)["Id"]
         self.call("DELETE", f"/containers/{made}", force="1")
@@ -118,7 +123,8 @@ class Oracle:
     # Images and marks.
 
     def mark(self, image: str) -> Marked:
-        """Make an image that differs from `image` in one label, by which its containers are known."""
+        """Make an image that differs from `image` in one label, by which its containers are
+        known."""
         mark = f"{self._session_id}.{len(self._images)}"
         template = self.call("POST", "/containers/create", {"Image": image, "Labels": {MARK: "none"}})["Id"]
         tag = f"conformance-{self._session_id[:12]}:{len(self._images)}"
@@ -142,7 +148,8 @@ class Oracle:
 
     @contextlib.contextmanager
     def attached(self, body: Mapping[str, Any]) -> Iterator[Attached]:
-        """Create, attach to and start a container as `body` says, with stdin; it is removed at the end."""
+        """Create, attach to and start a container as `body` says, with stdin; it is removed at the
+        end."""
         streams = {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "OpenStdin": True, "StdinOnce": True}
         whole = {**body, **streams, "Labels": {MARK: f"{self._session_id}.own"}, "NetworkDisabled": True}
         whole["HostConfig"] = {"NetworkMode": "none", "LogConfig": {"Type": "none"}, **body.get("HostConfig", {})}
@@ -174,7 +181,8 @@ class Marked:
         self._mark = mark
 
     def listed(self, *states: str) -> dict[str, dict[str, Any]]:
-        """Return the engine's rows, by id, of the containers that exist now; in these states, or in any."""
+        """Return the engine's rows, by id, of the containers that exist now; in these states, or in
+        any."""
         rows = self.oracle.call("GET", "/containers/json", all="1", filters={"label": [f"{MARK}={self._mark}"]})
         return {row["Id"]: row for row in rows if not states or row["State"] in states}
 
@@ -200,7 +208,8 @@ class Marked:
         self.oracle.catch_up(self.image)
 
     def none_left(self, seconds: float = PATIENCE) -> None:
-        """Wait until there is no container any more, and the stream has told the end of each. AssertionError if that does not come."""
+        """Wait until there is no container any more, and the stream has told the end of each.
+        AssertionError if that does not come."""
         eventually(lambda: not self.listed(), "no container is left", seconds)
         self.catch_up()
         left = self.which(frozenset({"create"})) - self.which(GONE)
@@ -257,7 +266,8 @@ class Attached:
         return bytes(data)
 
     def read(self) -> bytes:
-        """Return the next bytes of stdout; b"" at its end. Docker puts 8 bytes before each piece: stream, three zeros, length."""
+        """Return the next bytes of stdout; b"" at its end. Docker puts 8 bytes before each piece:
+        stream, three zeros, length."""
         while header := self._exactly(8):
             stream, length = struct.unpack(">BxxxL", header)
             data = self._exactly(length)
@@ -286,8 +296,9 @@ class Attached:
         self._connection.close()
 
 
-# Runs as process 1 of a plain container: one program after the other, each a process of its own in the working directory, as a shell
-# would start it. The Python of the image runs it, whatever its version.
+# Runs as process 1 of a plain container: one program after the other, each a process of its own in
+# the working directory, as a shell would start it. The Python of the image runs it, whatever its
+# version.
 _LAUNCHER = r"""
 import array, base64, fcntl, json, os, shutil, signal, subprocess, sys, termios, threading, time
 for line in sys.stdin:
@@ -343,9 +354,11 @@ Step = tuple[str, int, bytes]
 
 
 class PlainContainer:
-    """A container of an image, without any of the implementation's hardening, that runs commands one after the other.
+    """A container of an image, without any of the implementation's hardening, that runs commands
+    one after the other.
 
-    `like` is the inspect answer of a container under test: environment, working directory and host name are taken from it.
+    `like` is the inspect answer of a container under test: environment, working directory and host
+    name are taken from it.
     """
 
     def __init__(self, attached: Attached) -> None:
@@ -364,14 +377,16 @@ class PlainContainer:
             "Env": config["Env"],
             "WorkingDir": config["WorkingDir"],
             "Hostname": config["Hostname"],
-            # A directory that the user may write to, in the same place; without it the engine makes one of root's.
+            # A directory that the user may write to, in the same place; without it the engine makes
+            # one of root's.
             "HostConfig": {"Tmpfs": {config["WorkingDir"]: f"rw,exec,mode=0755,uid={user},gid={user}"}, **host},
         }
         with oracle.attached(body) as attached:
             yield PlainContainer(attached)
 
     def run(self, argv: list[str], files: Mapping[str, bytes], stdin: Sequence[Step] | None = None) -> tuple[int | None, bytes, bytes]:
-        """Run a command beside these files; return its exit status (minus the signal's number; None after a minute), stdout, stderr.
+        """Run a command beside these files; return its exit status (minus the signal's number; None
+        after a minute), stdout, stderr.
 
         Its standard input ends when the command has taken the last step's bytes from its pipe.
         """

@@ -1,7 +1,8 @@
-"""The report: clause by clause, passed, failed or not applicable with the reason; as text, as JSON, and as JUnit's XML (pytest's own).
+"""The report: clause by clause, passed, failed or not applicable with the reason; as text, as JSON,
+and as JUnit's XML (pytest's own).
 
-A pytest plugin. It holds the suite to its own rules: a clause without a test, a test without a clause or with an unknown one, and a
-skip that is not declared with `not_applicable` fail the run.
+A pytest plugin. It holds the suite to its own rules: a clause without a test, a test without a
+clause or with an unknown one, and a skip that is not declared with `not_applicable` fail the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the program cannot do, and how much it may use. Each limit is read at the engine and tried from inside."""
+"""What the program cannot do, and how much it may use. Each limit is read at the engine and tried
+from inside."""
 
 from __future__ import annotations
 
@@ -100,7 +101,7 @@ print(json.dumps(found))
     ],
     ids=["spin", "sleep", "deaf", "daemons", "stopped", "threads", "finally"],
 )
-def test_a_program_that_takes_too_long_is_killed_and_its_output_kept(box: Box, code: str) -> None:
+def test_a_late_program_is_killed_and_its_output_kept(box: Box, code: str) -> None:
     answer = box.run({"code": f"print('before', flush=True)\n{code}", "timeoutMs": 700})
     assert (answer["timedOut"], answer["isError"], answer["stdout"]) == (True, True, "before\n")
     assert answer["wallMs"] < 30_000

@@ -33,7 +33,7 @@ def test_initialize_makes_a_pool_of_that_size_and_no_more(new_box: NewBox, size:
 
 
 @clause("initialize.ready")
-def test_each_container_takes_a_program_as_soon_as_initialize_completes(new_box: NewBox) -> None:
+def test_containers_take_programs_after_initialize(new_box: NewBox) -> None:
     box = new_box(pool_size=3)
     first = set(box.seen.listed("running"))
     answers = box.together([f"import time; time.sleep(1); print({number})" for number in range(3)])

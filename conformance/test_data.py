@@ -45,7 +45,7 @@ def test_a_json_value_goes_in_and_comes_back(box: Box, value: Any) -> None:
 
 
 @clause("data.in")
-def test_data_is_what_the_program_sees_and_not_only_what_it_sends_back(box: Box) -> None:
+def test_the_program_sees_data(box: Box) -> None:
     value = VALUES["object"]
     answer = box.run(
         {

@@ -1,6 +1,8 @@
-"""dayfly inside a host process that has nothing: a plain Python image, the wheel without extras, the engine's socket, no root.
+"""dayfly inside a host process that has nothing: a plain Python image, the wheel without extras,
+the engine's socket, no root.
 
-The bare host is a service of `engines/bare-host.yaml`, always on the local engine; the engine under test is the one whose socket it is given.
+The bare host is a service of `engines/bare-host.yaml`, always on the local engine; the engine under
+test is the one whose socket it is given.
 """
 
 from __future__ import annotations

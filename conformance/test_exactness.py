@@ -1,8 +1,10 @@
-"""Programs behave as under `python3 -u main.py` in a plain container: stdout, stderr and exit status, to the byte.
+"""Programs behave as under `python3 -u main.py` in a plain container: stdout, stderr and exit
+status, to the byte.
 
-The corpus is a folder of programs. Both sides run each of them: the implementation, and the oracle in a container of the
-same image with the same working directory, environment and host name. What differs nevertheless, and why that is accepted, is listed
-in `corpus/ACCEPTED.toml`; an entry there that does not differ any more fails too.
+The corpus is a folder of programs. Both sides run each of them: the implementation, and the oracle
+in a container of the same image with the same working directory, environment and host name. What
+differs nevertheless, and why that is accepted, is listed in `corpus/ACCEPTED.toml`; an entry there
+that does not differ any more fails too.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def test_the_corpus_is_large_enough_and_its_exceptions_are_of_it() -> None:
 
 
 def _without_addresses(output: bytes) -> bytes:
-    """The one thing that no two starts of the same program have in common: where the kernel put its memory."""
+    """The one thing that no two starts of the same program have in common: where the kernel put its
+    memory."""
     return re.sub(rb"0x[0-9a-f]{8,16}\b", b"0x...", output)
 
 

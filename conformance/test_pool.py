@@ -327,7 +327,8 @@ def test_a_user_who_is_not_root_and_in_the_sockets_group(new_host: NewHost, orac
 
 
 def _python_for_others() -> str:
-    """An interpreter of this version that any user may execute: this one may lie in somebody's home."""
+    """An interpreter of this version that any user may execute: this one may lie in somebody's
+    home."""
     for candidate in (sys.executable, f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}", "/usr/bin/python3"):
         path = Path(candidate).resolve()
         open_to_all = path.exists() and all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)

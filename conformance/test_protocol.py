@@ -18,8 +18,8 @@ from conformance.report import clause
 
 VECTORS = Path(__file__).parent / "vectors"
 COMMAND = ["python3", "-u", "-X", "dayfly_runner", "main.py"]
-# The runner insists on being process 1, and a container for each of the vectors would take minutes: a pid namespace, with the
-# /proc that belongs to it, will do.
+# The runner insists on being process 1, and a container for each of the vectors would take minutes:
+# a pid namespace, with the /proc that belongs to it, will do.
 AS_PROCESS_1 = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
@@ -34,7 +34,8 @@ Started = Callable[[], contextlib.AbstractContextManager[tuple[Driver, Attached]
 
 @pytest.fixture
 def started(box: Box, oracle: Oracle, image: str) -> Started:
-    """Starts the runner as process 1 of a container like those of the implementation, and gives a driver that is attached to it."""
+    """Starts the runner as process 1 of a container like those of the implementation, and gives a
+    driver that is attached to it."""
     like = box.seen.inspected()[0]
     config, host = like["Config"], like["HostConfig"]
 
@@ -166,7 +167,7 @@ def _bytes(pieces: dict[str, Any], parts: list[dict[str, Any]]) -> bytes:
 @clause("protocol.vectors")
 @pytest.mark.parametrize("step", ["whole", "byte by byte"])
 @pytest.mark.parametrize(("pieces", "vector"), _vectors("runner_*"))
-def test_a_codec_written_from_the_protocol_alone_agrees_with_the_vectors(pieces: dict[str, Any], vector: dict[str, Any], step: str) -> None:
+def test_a_codec_from_the_protocol_alone_agrees_with_vectors(pieces: dict[str, Any], vector: dict[str, Any], step: str) -> None:
     frames = RunnerFrames()
     frames.said({"type": "hello"})
     if vector["said"] != "hello":
@@ -205,14 +206,16 @@ def test_a_codec_written_from_the_protocol_alone_agrees_with_the_vectors(pieces:
 
 
 def _said(pieces: dict[str, Any], vector: dict[str, Any]) -> tuple[list[Step], dict[str, int]]:
-    """Return the steps in which a host says the vector's bytes, and how many frames of each type answer them."""
+    """Return the steps in which a host says the vector's bytes, and how many frames of each type
+    answer them."""
     rest = _bytes(pieces, vector["bytes"])
     steps: list[Step] = []
     answers = {"ready": 0, "next": 0, "exit": 0}
     session = begun = False
     for frame in vector["frames"]:
         size = 4 + int.from_bytes(rest[:4], "big")
-        # A host waits for `next` before each `run` of a session, and for nothing else: what it says lies in the pipe.
+        # A host waits for `next` before each `run` of a session, and for nothing else: what it says
+        # lies in the pipe.
         wait = answers["next"] if vector.get("another") and frame["type"] == "run" else 0
         steps.append((_of_type("next"), wait, rest[:size]))
         rest = rest[size:]
@@ -229,7 +232,8 @@ def _said(pieces: dict[str, Any], vector: dict[str, Any]) -> tuple[list[Step], d
 PRESENT = {"/sandbox", "/tmp"}
 """The folders of these vectors that the image has. It has none of the modules that they name."""
 TOO_EARLY = {"run before open was answered", "one byte of run before open was answered"}
-"""What the runner cannot tell from a host that waits: it reads the next frame when it has answered the last one."""
+"""What the runner cannot tell from a host that waits: it reads the next frame when it has answered
+the last one."""
 
 
 def _of_type(name: str) -> str:

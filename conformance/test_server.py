@@ -1,4 +1,5 @@
-"""The contract of POST /compile, as code-execution-api-demo has it, judged on a server process over a real socket."""
+"""The contract of POST /compile, as code-execution-api-demo has it, judged on a server process over
+a real socket."""
 
 from __future__ import annotations
 

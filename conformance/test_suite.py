@@ -74,7 +74,7 @@ def test_a_clause_without_a_test_fails_the_run(tmp_path: Path) -> None:
 
 
 @clause("suite.complete")
-def test_a_test_without_a_clause_or_with_an_unknown_one_and_an_unexplained_skip_fail_the_run(tmp_path: Path) -> None:
+def test_missing_clauses_and_unexplained_skips_fail_the_run(tmp_path: Path) -> None:
     for body, problem in (
         ("def test_it(): pass", "judges no clause"),
         ("@clause('no.such')\ndef test_it(): pass", "names the unknown clause 'no.such'"),
@@ -113,7 +113,7 @@ def mutation(name: str, request: pytest.FixtureRequest, _suite_itself: None) -> 
 
 @clause("suite.mutations")
 @pytest.mark.parametrize("name", mutations.ALL)
-def test_a_broken_implementation_fails_the_clause_about_what_is_broken(name: str, mutation: dict[str, Any]) -> None:
+def test_a_mutation_fails_its_clause(name: str, mutation: dict[str, Any]) -> None:
     broken = mutations.ALL[name]
     (row,) = (row for row in mutation["clauses"] if row["id"] == broken.clause)
     assert row["state"] == "failed"

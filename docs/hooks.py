@@ -1,4 +1,5 @@
-"""Adds to the site what lies elsewhere in the repository, and the reference of the command, made from its code."""
+"""Adds to the site what lies elsewhere in the repository, and the reference of the command, made
+from its code."""
 
 from __future__ import annotations
 

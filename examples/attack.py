@@ -1,4 +1,5 @@
-"""Tries to get out, to get at its keeper, and to stay. Ends with status 0 if everything failed as it should."""
+"""Tries to get out, to get at its keeper, and to stay. Ends with status 0 if everything failed as
+it should."""
 
 import ctypes
 import os

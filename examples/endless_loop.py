@@ -1,4 +1,5 @@
-"""Ignores every signal that can be ignored, and never ends. It is killed at its deadline; what it wrote is kept."""
+"""Ignores every signal that can be ignored, and never ends. It is killed at its deadline; what it
+wrote is kept."""
 
 import signal
 

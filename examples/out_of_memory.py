@@ -1,4 +1,5 @@
-"""Takes memory bit by bit until the kernel says no. One request that is too large by itself is a MemoryError, as anywhere."""
+"""Takes memory bit by bit until the kernel says no. One request that is too large by itself is a
+MemoryError, as anywhere."""
 
 try:
     bytearray(10**12)

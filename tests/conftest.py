@@ -1,7 +1,7 @@
 """What the tests share: the engine, the images, and the check that nothing is left behind.
 
-The engine is real, and it is looked at here by raw HTTP over its socket, not through dayfly: what dayfly says of itself
-is what is tested. A missing engine or image is a failure, not a skip.
+The engine is real, and it is looked at here by raw HTTP over its socket, not through dayfly: what
+dayfly says of itself is what is tested. A missing engine or image is a failure, not a skip.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ ON_THE_ENGINE = frozenset({"engine", "attacks", "faults", "server"})
 GONE_WITHIN = 3.0
 """Seconds. The engine takes a tenth of that to remove a container on an idle machine."""
 
-# A property is tested for what it says, not for how fast it can be shown, nor by luck: the same examples each time, so that a change
-# fails for what it changed. New ones are looked for by `make fuzz`.
+# A property is tested for what it says, not for how fast it can be shown, nor by luck: the same
+# examples each time, so that a change fails for what it changed. New ones are looked for by
+# `make fuzz`.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", settings.get_profile("steady"), derandomize=False, max_examples=3_000)
 settings.load_profile(os.environ.get("DAYFLY_TEST_EXAMPLES", "steady"))
 
 
-# A shell that starts a job in the background has it ignore SIGINT, and so would every process that a test starts and interrupts.
+# A shell that starts a job in the background has it ignore SIGINT, and so would every process that
+# a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -46,7 +48,8 @@ class Engine:
         self.path = path
 
     def call(self, method: str, path: str, **query: Any) -> tuple[int, Any]:
-        """Return the status and the answer, decoded where it is JSON. A query value that is no str is sent as JSON."""
+        """Return the status and the answer, decoded where it is JSON. A query value that is no str
+        is sent as JSON."""
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         with contextlib.closing(connection):
@@ -64,7 +67,8 @@ class Engine:
         """Every container, in any state, that dayfly made."""
         status, rows = self.call("GET", "/containers/json", all="1", filters={"label": ["dayfly.instance"]})
         assert status == 200, rows
-        # 20.10 may go on listing what it has removed if that had died of want of memory; it says itself that there is no such container.
+        # 20.10 may go on listing what it has removed if that had died of want of memory; it says
+        # itself that there is no such container.
         return [row for row in rows if row["State"] != "removing" or self.call("GET", f"/containers/{row['Id']}/json")[0] != 404]
 
 
@@ -104,7 +108,8 @@ def _image(engine: Engine, name: str, command: str) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_outlives_the_tests() -> Iterator[None]:
-    """An engine that is made to hang or vanish keeps a sandbox's watch process waiting for it: those are ended here."""
+    """An engine that is made to hang or vanish keeps a sandbox's watch process waiting for it:
+    those are ended here."""
     mark = f"DAYFLY_TEST_RUN={os.getpid()}.{time.time_ns()}"
     name, _, value = mark.partition("=")
     os.environ[name] = value
@@ -126,7 +131,8 @@ def _nothing_left_by_the_test(request: pytest.FixtureRequest, _nothing_left_by_t
 
 
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail if containers are left that were not there before, of sandboxes that were not there before."""
+    """Fail if containers are left that were not there before, of sandboxes that were not there
+    before."""
     if not ON_THE_ENGINE.intersection(request.path.parts):
         yield
         return
@@ -145,7 +151,8 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _is_ours(row: dict[str, Any]) -> bool:
-    """Whether this test run made the container, in this process or a living child of it; others may use the engine too.
+    """Whether this test run made the container, in this process or a living child of it; others may
+    use the engine too.
 
     A test that kills a process looks after its containers by itself.
     """

@@ -2,9 +2,10 @@
 
     python -m tests.cpython [MODULE ...]      MODULE as in `test_io`; without one, MODULES
 
-The image is DAYFLY_CPYTHON_IMAGE, made with Debian's `libpython3.11-testsuite`. The plain container is what
-`docker run --network none --user UID -w /sandbox` gives: the engine's own filter, a writable root, no limits but
-memory. Exit status 1 if a test differs whose module is not in EXPECTED.
+The image is DAYFLY_CPYTHON_IMAGE, made with Debian's `libpython3.11-testsuite`. The plain container
+is what `docker run --network none --user UID -w /sandbox` gives: the engine's own filter, a
+writable root, no limits but memory. Exit status 1 if a test differs whose module is not in
+EXPECTED.
 """
 
 # ruff: noqa: T201 - a command's report goes to stdout

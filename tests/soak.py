@@ -1,10 +1,12 @@
-"""The soak: thousands of runs, seven in ten benign and three hostile, by twice as many callers as the pool has containers.
+"""The soak: thousands of runs, seven in ten benign and three hostile, by twice as many callers as
+the pool has containers.
 
     python -m tests.soak --runs 5000 --report soak.md
 
-Every program has a token of its own and an expectation to the byte, so that what is lost, mixed up or left by another run
-shows. The engine's own stream of events says which containers were made and which are gone. It ends with a report, and with
-status 1 if anything is not as it must be. It looks at the host process as a whole, so it is a program and no test of a suite.
+Every program has a token of its own and an expectation to the byte, so that what is lost, mixed up
+or left by another run shows. The engine's own stream of events says which containers were made and
+which are gone. It ends with a report, and with status 1 if anything is not as it must be. It looks
+at the host process as a whole, so it is a program and no test of a suite.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ from dayfly._endpoint import resolve
 HUNG = 120.0
 """Seconds. A call that takes this long, its time in the queue included, does not end."""
 OVERRUN = 3_000.0
-"""Milliseconds beyond its deadline after which a run must be over, on a machine that is busy with nothing but this."""
+"""Milliseconds beyond its deadline after which a run must be over, on a machine that is busy with
+nothing but this."""
 GROWTH = {"memory (KiB)": 8_192, "descriptors": 2, "threads": 1, "tasks": 1}
-"""What the idle host process may have grown by per 1,000 runs. An allocator keeps some memory; the rest must come back."""
+"""What the idle host process may have grown by per 1,000 runs. An allocator keeps some memory; the
+rest must come back."""
 GONE_WITHIN = 20.0
 
 
@@ -60,7 +64,8 @@ class Case:
     signal: int | None = None
     truncated: bool = False
     starved: bool = False
-    """Its output may stop anywhere: on a busy machine, its deadline may come before it has written all."""
+    """Its output may stop anywhere: on a busy machine, its deadline may come before it has written
+    all."""
 
 
 Maker = Callable[[random.Random, str], Case]
@@ -276,7 +281,8 @@ class Soak:
 
     @property
     def unmeasured(self) -> int:
-        """Runs before the host process is measured for the first time: what grows at first only, such as caches, has grown then."""
+        """Runs before the host process is measured for the first time: what grows at first only,
+        such as caches, has grown then."""
         return min(self.runs // 5, 500)
 
     def _growth(self, what: str) -> float:
@@ -332,7 +338,8 @@ class Soak:
                 callers.start_soon(caller)
 
     async def _block(self) -> None:
-        """Block the event loop at random moments for random times, as a host does that has other work to do."""
+        """Block the event loop at random moments for random times, as a host does that has other
+        work to do."""
         dice = random.Random(self.seed)
         while True:
             await anyio.sleep(dice.expovariate(1))
@@ -362,7 +369,8 @@ class Soak:
                 self.note("hung", f"{case.name}: no end within {HUNG:g} s")
 
     async def _idle(self, sandbox: AsyncSandbox) -> dict[str, int]:
-        """What the process has when nothing is going on but a full pool, at the least of some looks: connections take turns."""
+        """What the process has when nothing is going on but a full pool, at the least of some
+        looks: connections take turns."""
         looks = []
         with anyio.fail_after(60):
             while sandbox.stats().warm < self.pool_size or sandbox.stats().ending:

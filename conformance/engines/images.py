@@ -1,8 +1,10 @@
-"""Makes the images that `compose.yaml` runs, from Debian's packages, and puts them into the local engine.
+"""Makes the images that `compose.yaml` runs, from Debian's packages, and puts them into the local
+engine.
 
     python -m conformance.engines.images            those that are missing
 
-A root file system from mmdebstrap is imported as it is: no registry is needed, and what is in an image is the list below.
+A root file system from mmdebstrap is imported as it is: no registry is needed, and what is in an
+image is the list below.
 """
 
 from __future__ import annotations

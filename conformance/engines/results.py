@@ -1,6 +1,8 @@
-"""Makes `RESULTS.md` from the reports: one column for each, in the order given; pages in Markdown (the soak's) are put behind.
+"""Makes `RESULTS.md` from the reports: one column for each, in the order given; pages in Markdown
+(the soak's) are put behind.
 
-python -m conformance.engines.results build/conformance/*.json build/soak.md > conformance/RESULTS.md
+python -m conformance.engines.results build/conformance/*.json build/soak.md >
+conformance/RESULTS.md
 """
 
 from __future__ import annotations

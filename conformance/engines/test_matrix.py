@@ -1,8 +1,11 @@
-"""The suite on other engines, one column each: brought up by pytest-docker and compose.yaml, judged by a suite in a process of its own.
+"""The suite on other engines, one column each: brought up by pytest-docker and compose.yaml, judged
+by a suite in a process of its own.
 
-    python -m pytest -c conformance/pytest.toml --noconftest conformance/engines/test_matrix.py -s [-k docker-26]
+    python -m pytest -c conformance/pytest.toml --noconftest conformance/engines/test_matrix.py -s
+    [-k docker-26]
 
-Fails where a column fails. The reports are left in build/conformance/, where `python -m conformance.engines.results` makes RESULTS.md of them.
+Fails where a column fails. The reports are left in build/conformance/, where
+`python -m conformance.engines.results` makes RESULTS.md of them.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ def docker_setup(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture(scope="session")
 def sockets() -> Iterator[Path]:
-    # Not below pytest's own temporary folder, which is closed to the users whom the sockets are for.
+    # Not below pytest's own temporary folder, which is closed to the users whom the sockets are
+    # for.
     with tempfile.TemporaryDirectory(prefix="dayfly-conformance-") as name:
         Path(name).chmod(0o755)
         os.environ["SOCKETS"] = name

@@ -1,10 +1,12 @@
-"""One more column: a host with cgroup v2, as a virtual machine under qemu's software emulation, which needs no /dev/kvm and is slow.
+"""One more column: a host with cgroup v2, as a virtual machine under qemu's software emulation,
+which needs no /dev/kvm and is slow.
 
     python -m conformance.engines.vm
 
-Makes the machine (Debian trixie: its kernel, docker.io, nothing else) with mmdebstrap, boots it, and judges its engine from here, over a relay
-from a Unix socket to the machine's port. A container takes ten seconds and more there, so only the clauses in `CLAUSES` are
-judged: those that rest on the kernel, the cgroups and the engine. The disk is kept in `~/.cache/dayfly-conformance`.
+Makes the machine (Debian trixie: its kernel, docker.io, nothing else) with mmdebstrap, boots it,
+and judges its engine from here, over a relay from a Unix socket to the machine's port. A container
+takes ten seconds and more there, so only the clauses in `CLAUSES` are judged: those that rest on
+the kernel, the cgroups and the engine. The disk is kept in `~/.cache/dayfly-conformance`.
 """
 
 from __future__ import annotations
@@ -79,8 +81,10 @@ def make() -> None:
 
 @contextlib.contextmanager
 def booted() -> Iterator[str]:
-    """Boot the machine, and yield the address of its engine. What it changes on its disk is forgotten."""
-    # One processor: with two, the emulation was seen to run into code that the kernel was just patching on the other, and the kernel to panic.
+    """Boot the machine, and yield the address of its engine. What it changes on its disk is
+    forgotten."""
+    # One processor: with two, the emulation was seen to run into code that the kernel was just
+    # patching on the other, and the kernel to panic.
     command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "4096", "-smp", "1", "-nographic", "-no-reboot"]
     command += ["-kernel", str(CACHE / "kernel"), "-initrd", str(CACHE / "initrd"), "-snapshot"]
     command += ["-append", "root=/dev/vda rw init=/sbin/vm-init console=ttyS0 quiet panic=-1"]

@@ -1,4 +1,5 @@
-"""Every attack, on every runtime, and the world after it. See `harness` for what is checked, `programs/` for what is tried."""
+"""Every attack, on every runtime, and the world after it. See `harness` for what is checked,
+`programs/` for what is tried."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""What a program can make the kernel hold is charged to its container: each kind of object, up to its limit.
+"""What a program can make the kernel hold is charged to its container: each kind of object, up to
+its limit.
 
-`programs/_kernel_objects.py` makes the objects in a container and holds them. Meanwhile this looks at the host's own counters: none
-may have grown by more than 1.5 times what the container was charged, and 8 MB. The host does other things at the same time, so a kind
-that grows too much is made again, and fails if it does so each time.
+`programs/_kernel_objects.py` makes the objects in a container and holds them. Meanwhile this looks
+at the host's own counters: none may have grown by more than 1.5 times what the container was
+charged, and 8 MB. The host does other things at the same time, so a kind that grows too much is
+made again, and fails if it does so each time.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ PROGRAM = PROGRAMS / "_kernel_objects.py"
 FACTOR, ALLOWANCE = 1.5, 8_000_000
 TRIES = 4
 UNCHARGED = {"tcp_unaccepted": 10.0}
-"""Kinds that exceed it, with the factor that is promised for them; see "Not promised" in SECURITY.md. `loopback=False` shuts them."""
+"""Kinds that exceed it, with the factor that is promised for them; see "Not promised" in
+SECURITY.md. `loopback=False` shuts them."""
 COUNTERS = ("SUnreclaim", "PageTables", "KernelStack", "VmallocUsed", "Percpu")
 CHARGES = (
     ("memory.current",),
@@ -72,7 +75,8 @@ def sandbox(image: str, runtime: str) -> Iterator[Sandbox]:
 
 
 def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] = frozenset()) -> tuple[int, dict[str, int], int]:
-    """How many were made, by how much the host's counters grew, and what the container was charged for in that time."""
+    """How many were made, by how much the host's counters grew, and what the container was charged
+    for in that time."""
     while sandbox.stats().warm == 0:
         time.sleep(0.02)
     (container,) = ours(engine) - others

@@ -1,4 +1,5 @@
-"""What takes more than one program: two that try to meet, and what a caller is told of one that was lost."""
+"""What takes more than one program: two that try to meet, and what a caller is told of one that was
+lost."""
 
 from __future__ import annotations
 
@@ -50,8 +51,8 @@ IN_THE_IMAGE = ["/", "/usr", "/usr/bin/python3", "/etc/passwd", "/etc/hosts", "/
 OF_THE_KERNEL = ["/dev/null", "/dev/urandom", "/dev/mqueue", "/dev/pts", "/sys", "/proc/version", "/sys/fs/cgroup"]
 NAMESPACES = [f"/proc/self/ns/{name}" for name in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")]
 RESIDUAL = {"/proc/self/ns/time", "/proc/self/ns/user", "eventfd", "epoll", "timerfd", "inotify", "signalfd"}
-"""The two namespaces that containers share with the host, and the one inode of all descriptors without a file: an exclusive lock on
-them is seen by all. See SECURITY.md."""
+"""The two namespaces that containers share with the host, and the one inode of all descriptors
+without a file: an exclusive lock on them is seen by all. See SECURITY.md."""
 
 
 def test_a_lock_on_a_shared_file_is_not_seen_by_another(sandbox: Sandbox) -> None:

@@ -1,4 +1,5 @@
-"""No attack is forgotten: each row of rows.toml is covered by a program or a test that exists, or has its reason."""
+"""No attack is forgotten: each row of rows.toml is covered by a program or a test that exists, or
+has its reason."""
 
 from __future__ import annotations
 

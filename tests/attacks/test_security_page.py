@@ -1,4 +1,5 @@
-"""SECURITY.md is true: what it names exists, and the engine is asked for nothing that its table lacks."""
+"""SECURITY.md is true: what it names exists, and the engine is asked for nothing that its table
+lacks."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def test_every_promise_is_probed_by_what_exists() -> None:
 def test_the_table_of_calls_is_the_source_s() -> None:
     asked = set()
     package = REPOSITORY / "engine" / "dayfly"
-    # `remote` calls a server of dayfly's, not the engine, and the server does not call the engine by itself.
+    # `remote` calls a server of dayfly's, not the engine, and the server does not call the engine
+    # by itself.
     for path in (*package.glob("_*.py"), *package.glob("_image/*.py")):
         text = path.read_text()
         asked |= set(re.findall(r'"(GET|POST|PUT|DELETE|HEAD)",\s*f?"(/[^"?]+)"', text))
@@ -53,7 +55,8 @@ def test_the_table_of_calls_is_the_source_s() -> None:
 
 
 class AllowList(Proxy):
-    """A proxy as a careful operator would put before the socket: the calls of the table, and 403 for all others."""
+    """A proxy as a careful operator would put before the socket: the calls of the table, and 403
+    for all others."""
 
     def __init__(self, engine: str, calls: set[str]) -> None:
         super().__init__(engine)
@@ -102,7 +105,8 @@ time.sleep(60)
 
 
 def kill_a_host(proxy: AllowList, engine: Engine) -> None:
-    """And wait until its containers are gone: a process that it had started beside it sees to that, through the proxy too."""
+    """And wait until its containers are gone: a process that it had started beside it sees to that,
+    through the proxy too."""
     with subprocess.Popen([sys.executable, "-c", HOST, proxy.address], stdout=subprocess.PIPE) as host:
         assert host.stdout is not None
         assert host.stdout.readline() == b"warm\n"

@@ -1,4 +1,5 @@
-"""Runs inside a container: uses what a program may expect of Python, and prints name -> "ok" or the error. Python >= 3.8."""
+"""Runs inside a container: uses what a program may expect of Python, and prints name -> "ok" or the
+error. Python >= 3.8."""
 # About system calls, on whatever Python the container has: no pathlib, no types.
 # ruff: noqa: PTH101, PTH104, PTH108, PTH116, PTH118, PTH123, PTH211
 # mypy: ignore-errors
@@ -320,7 +321,8 @@ def servers():
 
 
 def other_processes():
-    """Limits of others are asked for by number, one's own set by 0; processors are set by number."""
+    """Limits of others are asked for by number, one's own set by 0; processors are set by
+    number."""
     child = subprocess.Popen(["sleep", "30"])
     for pid in (os.getpid(), child.pid):
         assert resource.prlimit(pid, resource.RLIMIT_CORE) == (1, 1)

@@ -1,4 +1,5 @@
-"""Runs inside a container: prints as JSON what the kernel says of the limits, the mounts and the view. Python >= 3.8."""
+"""Runs inside a container: prints as JSON what the kernel says of the limits, the mounts and the
+view. Python >= 3.8."""
 # About system calls, on whatever Python the container has: no pathlib, no types.
 # ruff: noqa: PTH101, PTH108, PTH109, PTH112, PTH118, PTH123, PTH208
 # mypy: ignore-errors
@@ -62,7 +63,8 @@ def script(path):
 
 
 def content(path):
-    """What can be read of a path: bytes of a file, names in a directory; None where it does not exist."""
+    """What can be read of a path: bytes of a file, names in a directory; None where it does not
+    exist."""
     try:
         return len(os.listdir(path)) if os.path.isdir(path) else len(read(path) or "")
     except OSError as error:

@@ -1,7 +1,9 @@
-"""Runs inside a container, as a child of PID 1: tries what the profile must refuse, by raw number, and prints what came of it.
+"""Runs inside a container, as a child of PID 1: tries what the profile must refuse, by raw number,
+and prints what came of it.
 
-Each call is made in a forked process of its own, so that one which kills or changes its caller spoils nothing. Prints one JSON
-object: name -> "EPERM", "ENOSYS", ... , "ok" or "signal N". Runs on Python >= 3.8.
+Each call is made in a forked process of its own, so that one which kills or changes its caller
+spoils nothing. Prints one JSON object: name -> "EPERM", "ENOSYS", ... , "ok" or "signal N". Runs on
+Python >= 3.8.
 """
 # About system calls, on whatever Python the container has: no pathlib, no types.
 # mypy: ignore-errors

@@ -1,4 +1,5 @@
-"""The benchmark works: every section, as small as it goes. Nothing is asserted on its numbers, which a busy machine makes."""
+"""The benchmark works: every section, as small as it goes. Nothing is asserted on its numbers,
+which a busy machine makes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def of_process(engine: Any, pid: int) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def started(engine: Any, *args: str, **given: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The command as a process. When it has ended, of whatever, none of its containers is there any more."""
+    """The command as a process. When it has ended, of whatever, none of its containers is there any
+    more."""
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | given
     # The signals' dispositions may be those of a job in the background.
     with subprocess.Popen(["env", "--default-signal", COMMAND, *args], **options) as process:
@@ -506,7 +507,8 @@ def test_without_the_extra_one_line_says_how_to_install_it() -> None:
 
 
 def test_a_run_loads_only_what_it_needs() -> None:
-    # httpx loads rich for a command of its own, wherever click is installed too: that is not what is asked here.
+    # httpx loads rich for a command of its own, wherever click is installed too: that is not what
+    # is asked here.
     wasteful = {"dayfly._doctor", "dayfly._image", "rich.console", "rich.table"}
     code = f"import sys; sys.modules['httpx._main'] = None; import dayfly._cli; print({wasteful} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)

@@ -1,6 +1,8 @@
-"""`close` from anywhere, at any time, and what a sandbox does after a fault: measured, bounded, nothing left.
+"""`close` from anywhere, at any time, and what a sandbox does after a fault: measured, bounded,
+nothing left.
 
-No deadline of anyio's stands round a call here: `close` is shielded, so such a deadline could not fail.
+No deadline of anyio's stands round a call here: `close` is shielded, so such a deadline could not
+fail.
 """
 
 from __future__ import annotations
@@ -387,7 +389,8 @@ async def test_close_twice_at_once_on_the_loop() -> None:
                 tasks.start_soon(sandbox.close)
 
 
-# B11: an interpreter that exits without close. `make test-pythons` runs it on every Python that is at hand.
+# B11: an interpreter that exits without close. `make test-pythons` runs it on every Python that is
+# at hand.
 
 
 def test_exit_without_close() -> None:
@@ -522,7 +525,8 @@ def test_a_signal_that_kills_writers_of_pipes_does_no_harm() -> None:
 
 
 def test_the_engine_is_reached_over_a_relative_path(engine: Any, tmp_path: Path) -> None:
-    """Also by the watchdog, whose working directory is another one: it removes what a killed host left."""
+    """Also by the watchdog, whose working directory is another one: it removes what a killed host
+    left."""
     (tmp_path / "engine.sock").symlink_to(engine.path)
     program = """
     import os, signal

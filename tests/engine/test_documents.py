@@ -1,8 +1,9 @@
 """Every example of README and docs/ does what the page shows, on the real engine.
 
-A block marked `python` is run; the blocks of a page share their names. A block marked `text` right after it is what it prints.
-A block marked `console` is run in bash, in a folder of its own; what follows a `$ ` line is what that line prints. `…` stands for
-any text, and a line that is only `…` for any lines. Blocks marked `sh` are not run: they install, or change the machine.
+A block marked `python` is run; the blocks of a page share their names. A block marked `text` right
+after it is what it prints. A block marked `console` is run in bash, in a folder of its own; what
+follows a `$ ` line is what that line prints. `…` stands for any text, and a line that is only `…`
+for any lines. Blocks marked `sh` are not run: they install, or change the machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The hardening page against a real engine: what it was sent, what it says it made, and what a program finds inside.
+"""The hardening page against a real engine: what it was sent, what it says it made, and what a
+program finds inside.
 
-It speaks to the engine with helpers of its own, so that a fault of the product's client cannot hide one of the containers. The
-probes (`probe_*.py`) run in containers made from `spec.create_body` as it is; only the entry point is another, so that a
-probe needs no runner. PID 1 starts the probe as its child, like the runner its program.
+It speaks to the engine with helpers of its own, so that a fault of the product's client cannot hide
+one of the containers. The probes (`probe_*.py`) run in containers made from `spec.create_body` as
+it is; only the entry point is another, so that a probe needs no runner. PID 1 starts the probe as
+its child, like the runner its program.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class Engine(http.client.HTTPConnection):
 
 @functools.lru_cache(maxsize=1)
 def api() -> str:
-    """The newest version of the API that both the engine and dayfly know: what the product speaks."""
+    """The newest version of the API that both the engine and dayfly know: what the product
+    speaks."""
     newest = tuple(map(int, call("GET", "/version", prefix="")[1]["ApiVersion"].split(".")))
     return "/v{}.{}".format(*min(newest, NEWEST_API))
 
@@ -145,7 +148,8 @@ def body(profile: spec.Profile) -> dict[str, Any]:
 def test_what_the_profile_refuses_is_refused(body: dict[str, Any]) -> None:
     found = run("probe_refused.py", body)
     assert len(found) > 300
-    # A call that the runtime's libseccomp does not know yet gets ENOSYS; the foreign entries into the kernel are deadly.
+    # A call that the runtime's libseccomp does not know yet gets ENOSYS; the foreign entries into
+    # the kernel are deadly.
     deadly = {"x32 getpid", "x32 ptrace", "int 0x80"}
     allowed = {name for name, outcome in found.items() if outcome not in {"EPERM", "ENOSYS"} and name not in deadly}
     assert {name: found[name] for name in allowed} == {}
@@ -226,7 +230,8 @@ def test_the_limits_hold_inside(profile: spec.Profile) -> None:
     assert found["lower_oom_score"] == "EACCES"  # to 0 it may, where the daemon itself lacks CAP_SYS_RESOURCE
     assert {path: size for path, size in found["masked"].items() if size} == {}
 
-    # What lies in TCP's buffers may be charged to nobody: they stay small, and a larger one is asked for in vain.
+    # What lies in TCP's buffers may be charged to nobody: they stay small, and a larger one is
+    # asked for in vain.
     assert found["tcp_buffers"] == [["4096", "8192", "16384"], ["4096", "8192", "8192"]]
     assert found["asked_for_buffer"] == [8_192, 8_192]
     assert found["tcp_queues"] == ["16", "0"]
@@ -262,7 +267,8 @@ def test_without_udp_there_is_tcp(profile: spec.Profile) -> None:
 
 
 def test_a_unix_socket_of_the_host_cannot_be_reached(body: dict[str, Any]) -> None:
-    # Abstract names belong to the network namespace (CVE-2020-15257): with NetworkDisabled too, it must be the container's own.
+    # Abstract names belong to the network namespace (CVE-2020-15257): with NetworkDisabled too, it
+    # must be the container's own.
     with socket.socket(socket.AF_UNIX) as listener, running({**body, "Entrypoint": ["python3", "-c", "input()"]}) as (container, _):
         listener.bind(f"\0dayfly-test-{os.getpid()}")
         listener.listen()
@@ -355,7 +361,8 @@ def test_a_misspelt_limit_is_reported(body: dict[str, Any]) -> None:
 
 
 def test_the_docker_bench_rules_hold(body: dict[str, Any]) -> None:
-    """Section 5 of the CIS Docker Benchmark, as docker-bench-security reads it from `inspect` of a running container."""
+    """Section 5 of the CIS Docker Benchmark, as docker-bench-security reads it from `inspect` of a
+    running container."""
     info = call("GET", "/info")[1]
     with running({**body, "Entrypoint": ["python3", "-c", "input()"]}) as (container, _):
         inspect = call("GET", f"/containers/{container}/json")[1]
@@ -383,7 +390,8 @@ def test_the_docker_bench_rules_hold(body: dict[str, Any]) -> None:
         "5.21 a seccomp profile, ours": f"seccomp={seccomp.profile()}" in options,
         "5.24 no foreign cgroup": host["CgroupParent"] == "",
         "5.25 no new privileges": "no-new-privileges" in options,
-        # 5.26 wants a health check: it would run a process in the sandbox at intervals. The runner's ready frame is ours.
+        # 5.26 wants a health check: it would run a process in the sandbox at intervals. The
+        # runner's ready frame is ours.
         "5.26 health is the runner's frame, not a process": config["Healthcheck"] == {"Test": ["NONE"]},
         "5.27 the image is named by its content": config["Image"].startswith("sha256:"),
         "5.28 processes are limited": 0 < host["PidsLimit"] <= 64,

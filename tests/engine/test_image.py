@@ -1,4 +1,5 @@
-"""Building images: what is in them, what cannot be built and what is said then, and that nothing is left of what failed."""
+"""Building images: what is in them, what cannot be built and what is said then, and that nothing is
+left of what failed."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def unchanged(engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 
 def made_by_builds(engine: Any) -> set[str]:
-    """Roots and build containers. A finished image has its tag from the first, so none can be left without the test's own."""
+    """Roots and build containers. A finished image has its tag from the first, so none can be left
+    without the test's own."""
     _, found = engine.call("GET", "/images/json", all="1", filters={"label": ["dayfly.root"]})
     _, benches = engine.call("GET", "/containers/json", all="1", filters={"name": ["dayfly-build-"]})
     return {row["Id"] for row in [*found, *benches] if "dayfly.inputs" not in (row["Labels"] or {})}
@@ -91,7 +93,7 @@ def look_inside(image: str, code: str, *, memory_limit_mb: int = 50) -> Any:
 # What is in an image.
 
 
-def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_installs(image: str) -> None:
+def test_the_default_image_is_compiled_and_has_no_installer(image: str) -> None:
     found = look_inside(
         image,
         """if True:
@@ -122,7 +124,7 @@ def test_the_default_image_holds_the_standard_library_compiled_and_nothing_that_
     assert found == {"sources": found["sources"], "uncompiled": [], "special": [], "installers": [], "tools": [], "berlin": "Europe/Berlin"}
 
 
-def test_the_image_carries_its_labels_and_no_more_configuration_than_needed(engine: Any, image: str) -> None:
+def test_the_image_has_labels_and_little_configuration(engine: Any, image: str) -> None:
     config = engine.call("GET", f"/images/{image}/json")[1]["Config"]
     labels = config["Labels"]
     assert (labels["dayfly.protocol"], labels["dayfly.version"], labels["dayfly.base"]) == (str(PROTOCOL), __version__, "debian:bookworm")
@@ -131,7 +133,8 @@ def test_the_image_carries_its_labels_and_no_more_configuration_than_needed(engi
     assert config["User"] == "65534:65534"
     assert [entry.partition("=")[0] for entry in config["Env"]] == ["PATH"]
     assert not config["Volumes"]
-    # Labels by which the reaper knows containers would make every container of the image a leftover.
+    # Labels by which the reaper knows containers would make every container of the image a
+    # leftover.
     assert not any(name in labels for name in ("dayfly.instance", "dayfly.pid"))
 
 
@@ -242,7 +245,8 @@ async def test_without_mmdebstrap(api: EngineAPI, tag: str, unchanged: None, mon
 
 
 async def test_mmdebstraps_own_error_is_told(api: EngineAPI, tag: str, unchanged: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A suite that no root is kept of, from a mirror that cannot be reached: port 1 of this machine refuses at once.
+    # A suite that no root is kept of, from a mirror that cannot be reached: port 1 of this machine
+    # refuses at once.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with pytest.raises(DayflyError, match=r"(?s)mmdebstrap failed.*127\.0\.0\.1"):
         await images.build(api, base="debian:forky", tag=tag)
@@ -292,7 +296,8 @@ async def test_a_requirement_that_has_no_wheel(api: EngineAPI, image: str, tag: 
 async def test_a_package_without_a_wheel_names_the_flag(api: EngineAPI, image: str, tag: str, unchanged: None) -> None:
     with pytest.raises(DayflyError, match=r"no wheel of docopt fits .*--allow-source.*setup code on this host"):
         await images.build(api, base=DEFAULT, tag=tag, pip=["docopt"])
-    # There is source of the package, but none of this version: the message does not say that there is.
+    # There is source of the package, but none of this version: the message does not say that there
+    # is.
     with pytest.raises(DayflyError, match=r"no wheel of six==99 fits .*source distributions of six: .*No matching distribution"):
         await images.build(api, base=DEFAULT, tag=tag, pip=["six==99"])
 
@@ -359,7 +364,8 @@ async def test_a_cancelled_build_leaves_nothing(api: EngineAPI, engine: Any, tag
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_mmdebstrap_mounts_nothing_on_the_host_and_may_be_killed(api: EngineAPI, tag: str, unchanged: None, tmp_path: Path) -> None:
-    """Mounts of its that stayed would lead whoever removes the directory into the host's own /dev/shm."""
+    """Mounts of its that stayed would lead whoever removes the directory into the host's own
+    /dev/shm."""
     seen: list[str] = []
 
     def kill(line: str) -> None:

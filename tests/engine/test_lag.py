@@ -1,7 +1,8 @@
-"""A host that is late: the report of a run is the truth, however long the host was blocked or stopped.
+"""A host that is late: the report of a run is the truth, however long the host was blocked or
+stopped.
 
-Each test blocks the host past the program's deadline, or past the time in which a program must start,
-and at several points of the run. What the program did is known to the byte.
+Each test blocks the host past the program's deadline, or past the time in which a program must
+start, and at several points of the run. What the program did is known to the byte.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ TIMEOUT_MS = 1_200
 BLOCK = 2.0
 """Seconds for which the host is late: the deadline and every grace are over then."""
 POINTS = [0.0, 0.15, 1.0]
-"""Seconds from the hand-over at which the host becomes late: at once, in the middle, after the program's end."""
+"""Seconds from the hand-over at which the host becomes late: at once, in the middle, after the
+program's end."""
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """One of the two suffices: what is tested is above the event loop, and each test takes seconds."""
+    """One of the two suffices: what is tested is above the event loop, and each test takes
+    seconds."""
     return "asyncio"
 
 
@@ -60,7 +63,8 @@ def check(result: Result, size: int) -> None:
 
 
 async def until_running(sandbox: AsyncSandbox) -> None:
-    """Return when a run has its container; the program is handed over in the same pass of the loop, or the next."""
+    """Return when a run has its container; the program is handed over in the same pass of the loop,
+    or the next."""
     while not sandbox.stats().running:
         await anyio.lowlevel.checkpoint()
 
@@ -194,7 +198,8 @@ async def test_a_slow_callback_changes_no_verdict(sandbox: AsyncSandbox, pause: 
 
 
 async def test_callbacks_that_block_longer_than_any_grace(sandbox: AsyncSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the deadline they block the loop for longer than the host reads at most; output is still unread then."""
+    """After the deadline they block the loop for longer than the host reads at most; output is
+    still unread then."""
     monkeypatch.setattr(deadline, "LONGEST", 1.0)
 
     def slow(piece: Piece) -> None:
@@ -255,7 +260,8 @@ def test_a_slow_consumer_in_a_thread_changes_no_verdict(blocking: Sandbox) -> No
             time.sleep(0.4)
 
 
-# The process is stopped, as a debugger, a shell (Ctrl-Z), a suspended machine or a cgroup freezer does.
+# The process is stopped, as a debugger, a shell (Ctrl-Z), a suspended machine or a cgroup freezer
+# does.
 
 HOST = """
 import json, sys, threading, msgspec

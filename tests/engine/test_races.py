@@ -1,4 +1,5 @@
-"""Cancellation, death and races first: whatever happens to a caller, a container or the host process, no slot is lost and nothing stays."""
+"""Cancellation, death and races first: whatever happens to a caller, a container or the host
+process, no slot is lost and nothing stays."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def oracle(engine: Any) -> Oracle:
 
 
 def containers(oracle: Oracle, pid: int | None = None) -> list[dict[str, Any]]:
-    """All containers, in any state, that this process has made, or another one: the engine may have other users."""
+    """All containers, in any state, that this process has made, or another one: the engine may have
+    other users."""
     filters = {"label": [f"dayfly.pid={pid or os.getpid()}"]}
     rows: list[dict[str, Any]] = oracle("GET", "/containers/json", all="1", filters=json.dumps(filters))
     return rows
@@ -66,7 +68,7 @@ async def cancel_after(seconds: float, call: Callable[[], Awaitable[object]]) ->
         await call()
 
 
-async def test_a_run_cancelled_at_any_moment_costs_no_slot_and_leaves_no_container(oracle: Oracle) -> None:
+async def test_a_run_cancelled_at_any_moment_leaks_nothing(oracle: Oracle) -> None:
     dice = random.Random(1)
     async with AsyncSandbox(pool_size=2) as sandbox:
         for _ in range(25):
@@ -115,8 +117,9 @@ async def test_close_ends_runs_and_waiters_with_pool_closed(oracle: Oracle) -> N
     await sandbox.close()
 
 
-async def test_an_end_in_the_moment_of_a_read_says_nothing_to_the_event_loop(tmp_path: Path) -> None:
-    """Asyncio's exception handler would have an InvalidStateError to log, which fails any test here."""
+async def test_an_end_during_a_read_reports_nothing_to_the_loop(tmp_path: Path) -> None:
+    """Asyncio's exception handler would have an InvalidStateError to log, which fails any test
+    here."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
@@ -146,7 +149,7 @@ async def test_initialize_in_one_task_and_close_in_another() -> None:
         tasks.start_soon(sandbox.close)
 
 
-async def test_a_warm_container_that_died_is_replaced_before_it_is_handed_out(oracle: Oracle) -> None:
+async def test_a_dead_warm_container_is_replaced_before_a_lease(oracle: Oracle) -> None:
     async with AsyncSandbox(pool_size=2) as sandbox:
         for row in containers(oracle):
             oracle("DELETE", f"/containers/{row['Id']}", force="1")
@@ -154,7 +157,7 @@ async def test_a_warm_container_that_died_is_replaced_before_it_is_handed_out(or
         await works(sandbox)
 
 
-async def test_runs_started_as_their_containers_die_are_answered_by_others(oracle: Oracle) -> None:
+async def test_runs_whose_containers_die_first_go_to_others(oracle: Oracle) -> None:
     async with AsyncSandbox(pool_size=1) as sandbox:
         for _ in range(5):
             await eventually(lambda: sandbox.stats().warm == 1)
@@ -168,7 +171,8 @@ async def test_runs_started_as_their_containers_die_are_answered_by_others(oracl
 
 
 async def test_events_that_are_left_early_leave_nothing_open(docker_host: str, oracle: Oracle) -> None:
-    """Trio warns of an async generator that is left to the garbage collector, which fails any test here."""
+    """Trio warns of an async generator that is left to the garbage collector, which fails any test
+    here."""
     async with AsyncSandbox(pool_size=1) as sandbox, EngineAPI(docker_host) as engine:
         assert sandbox.stats().warm == 1
         async with engine.events(containers(oracle)[0]["Id"]) as events:
@@ -179,7 +183,7 @@ async def test_events_that_are_left_early_leave_nothing_open(docker_host: str, o
         await anyio.lowlevel.checkpoint()
 
 
-async def test_a_container_killed_from_outside_in_mid_run_is_no_fault_of_the_program(oracle: Oracle) -> None:
+async def test_a_container_killed_from_outside_is_container_lost(oracle: Oracle) -> None:
     async with AsyncSandbox(pool_size=1, max_containers=1) as sandbox:
         for path, method in (("/containers/{}/kill", "POST"), ("/containers/{}", "DELETE")):
             with pytest.raises(ContainerLost, match="from outside") as caught:
@@ -190,7 +194,7 @@ async def test_a_container_killed_from_outside_in_mid_run_is_no_fault_of_the_pro
         await works(sandbox)
 
 
-async def test_a_container_paused_while_it_waits_is_lost_and_the_program_not_late(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_container_paused_before_a_run_is_container_lost(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dayfly._container.START_GRACE", 0.5)
     async with AsyncSandbox(pool_size=1, max_containers=1) as sandbox:
         oracle("POST", f"/containers/{containers(oracle)[0]['Id']}/pause")
@@ -247,7 +251,7 @@ async def test_the_queue_is_bounded_in_length_and_in_time() -> None:
             await sandbox.run("print(1)")
 
 
-async def test_a_burst_far_over_the_pool_is_answered_in_full_each_with_its_own() -> None:
+async def test_a_burst_over_the_pool_gets_each_its_own_answer() -> None:
     answers: dict[int, str] = {}
     alive: list[int] = []
     async with AsyncSandbox(pool_size=3) as sandbox:
@@ -265,10 +269,11 @@ async def test_a_burst_far_over_the_pool_is_answered_in_full_each_with_its_own()
     assert max(alive) <= 6
 
 
-async def test_a_program_that_dies_at_its_deadline_is_either_ok_or_late_and_never_both() -> None:
+async def test_a_program_that_ends_at_its_deadline_is_ok_or_late() -> None:
     async with AsyncSandbox(pool_size=4, limits=Limits()) as sandbox:
         for extra in (-6, -3, -1, 0, 1, 3, 6):
-            # One write: `print` makes two, and the deadline may come between them on a busy machine.
+            # One write: `print` makes two, and the deadline may come between them on a busy
+            # machine.
             code = f"import os, time; os.write(1, b'begun'); time.sleep({(100 + extra) / 1000})"
             result = await sandbox.run(code, timeout_ms=100)
             assert result.outcome in (Outcome.OK, Outcome.TIMEOUT)
@@ -341,7 +346,7 @@ def test_an_interpreter_that_exits_without_close_leaves_nothing(oracle: Oracle) 
     assert gone_within(oracle, process.pid, 5)
 
 
-def test_a_fork_of_the_host_neither_uses_nor_keeps_its_containers(oracle: Oracle) -> None:
+def test_a_fork_of_the_host_leaves_its_containers_alone(oracle: Oracle) -> None:
     code = """
         from dayfly import PoolClosed
         pid = os.fork()
@@ -370,7 +375,7 @@ def test_a_fork_of_the_host_neither_uses_nor_keeps_its_containers(oracle: Oracle
         os.kill(child, signal.SIGKILL)
 
 
-def test_leftovers_of_a_dead_host_are_reaped_and_those_of_a_living_one_are_not(oracle: Oracle, image: str, docker_host: str) -> None:
+def test_only_containers_of_dead_hosts_are_removed(oracle: Oracle, image: str, docker_host: str) -> None:
     with host("time.sleep(3600)") as living:
         theirs = {row["Id"] for row in containers(oracle, living.pid)}
         body = {"Image": image, "Labels": {"dayfly.instance": "feed", "dayfly.boot": "another"}}
@@ -386,10 +391,9 @@ def test_leftovers_of_a_dead_host_are_reaped_and_those_of_a_living_one_are_not(o
     assert gone_within(oracle, living.pid, 5)
 
 
-async def test_the_pool_waits_out_an_engine_that_is_gone_and_recovers_by_itself(
-    tmp_path_factory: pytest.TempPathFactory, docker_host: str
-) -> None:
-    """The engine's socket is a path of the test's own: taking it away is an engine that is gone, for new connections."""
+async def test_the_pool_recovers_from_an_engine_that_was_gone(tmp_path_factory: pytest.TempPathFactory, docker_host: str) -> None:
+    """The engine's socket is a path of the test's own: taking it away is an engine that is gone,
+    for new connections."""
     folder = tmp_path_factory.mktemp("s")
     link = folder / "engine.sock"
     link.symlink_to(docker_host.removeprefix("unix://"))

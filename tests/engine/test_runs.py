@@ -1,4 +1,5 @@
-"""What a run reports: output, outcome, limits, input. One sandbox for all, as a caller would have it."""
+"""What a run reports: output, outcome, limits, input. One sandbox for all, as a caller would have
+it."""
 
 from __future__ import annotations
 
@@ -106,13 +107,13 @@ def test_late_programs_are_killed_and_their_output_is_kept(sandbox: Sandbox, cod
     assert (result.outcome, result.timed_out, result.stdout) == (Outcome.TIMEOUT, True, "begun\n")
 
 
-def test_a_flood_is_killed_at_its_deadline_and_keeps_what_the_limit_allows(sandbox: Sandbox) -> None:
+def test_a_flood_is_killed_at_its_deadline_with_its_output(sandbox: Sandbox) -> None:
     result = sandbox.run("import os\nwhile True: os.write(1, b'x' * 65536)", timeout_ms=500)
     assert result.outcome is Outcome.TIMEOUT
     assert result.stdout == "x" * 1_000_000 and result.stdout_truncated
 
 
-def test_what_the_program_started_ends_with_it_and_delays_nothing(sandbox: Sandbox) -> None:
+def test_children_of_the_program_end_with_it_without_delay(sandbox: Sandbox) -> None:
     begun = time.monotonic()
     result = sandbox.run(
         "import os, time\nprint('parent', flush=True)\nif os.fork() == 0:\n  os.setsid(); time.sleep(60)", timeout_ms=30_000
@@ -154,19 +155,19 @@ def test_pools_of_a_large_hosts_size_would_not_fit() -> None:
     assert result.is_error
 
 
-def test_one_oversized_allocation_is_a_memory_error_in_the_program(sandbox: Sandbox) -> None:
+def test_an_oversized_allocation_is_a_memory_error(sandbox: Sandbox) -> None:
     result = sandbox.run("bytearray(2 * 10 ** 9)")
     assert result.outcome is Outcome.ERROR
     assert result.stderr.endswith("MemoryError\n")
 
 
-def test_a_child_that_runs_out_of_memory_is_not_the_program_that_does(sandbox: Sandbox) -> None:
+def test_an_oom_kill_of_a_child_is_not_the_programs(sandbox: Sandbox) -> None:
     code = "import os\npid = os.fork()\nif not pid:\n  x = []\n  while True: x.append(bytearray(1_000_000))\nprint(os.waitpid(pid, 0)[1])"
     result = sandbox.run(code)
     assert (result.outcome, result.stdout, result.oom_kills) == (Outcome.OK, "9\n", 1)
 
 
-def test_tmpfs_counts_as_memory_and_filling_it_up_is_out_of_memory_or_no_space(sandbox: Sandbox) -> None:
+def test_tmpfs_counts_as_memory(sandbox: Sandbox) -> None:
     with Sandbox(memory_limit_mb=30, limits=Limits(tmpfs_bytes=64_000_000, file_size_bytes=64_000_000)) as greedy:
         result = greedy.run("f = open('/tmp/x', 'wb')\nwhile True: f.write(bytes(1_000_000)); f.flush()")
         assert result.outcome is Outcome.OUT_OF_MEMORY
@@ -213,7 +214,7 @@ def test_input(sandbox: Sandbox) -> None:
     assert sandbox.run("import sys; print(repr(sys.stdin.read()))").stdout == "''\n"
 
 
-def test_large_input_that_the_program_floods_back_does_not_deadlock(sandbox: Sandbox) -> None:
+def test_large_input_echoed_does_not_deadlock(sandbox: Sandbox) -> None:
     text = "x" * 3_000_000
     result = sandbox.run("import sys\nsys.stdout.write('y' * 2_000_000)\nprint(len(sys.stdin.read()), file=sys.stderr)", stdin=text)
     assert (result.stderr, result.stdout_dropped, result.outcome) == ("3000000\n", 1_000_000, Outcome.OK)
@@ -229,7 +230,7 @@ def test_data_goes_in_and_comes_back(sandbox: Sandbox, data: Any) -> None:
     assert (result.stderr, result.messages) == ("", [data])
 
 
-def test_data_is_there_beside_stdin_and_messages_keep_their_order(sandbox: Sandbox) -> None:
+def test_data_beside_stdin_and_the_order_of_messages(sandbox: Sandbox) -> None:
     code = "import sandbox, sys\nfor n in range(sandbox.data): sandbox.send([n, sys.stdin.readline()])"
     assert sandbox.run(code, data=3, stdin="a\nb\nc\n").messages == [[0, "a\n"], [1, "b\n"], [2, "c\n"]]
 

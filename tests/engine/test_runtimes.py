@@ -1,7 +1,8 @@
-"""Runtimes: the one that was asked for and no other, and the word of none believed before its first container has shown what it is.
+"""Runtimes: the one that was asked for and no other, and the word of none believed before its first
+container has shown what it is.
 
-The runtimes here that are broken, or weaken what they are given, belong to a daemon of the test's own, where the users of the
-containers are mapped as well (userns-remap).
+The runtimes here that are broken, or weaken what they are given, belong to a daemon of the test's
+own, where the users of the containers are mapped as well (userns-remap).
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def test_the_runtime_is_the_one_that_was_asked_for(engine: Engine, runtime: str)
         assert sandbox.run("print(1)").stdout == "1\n"
 
 
-def test_a_runtime_that_the_engine_lacks_is_named_with_those_it_has() -> None:
+def test_a_missing_runtime_is_named_with_those_there_are() -> None:
     with pytest.raises(EngineError, match=r"no runtime 'nope'; it has .*runc") as caught:
         Sandbox(runtime="nope").initialize()
     assert not isinstance(caught.value, EngineRefused)

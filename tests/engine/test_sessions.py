@@ -1,4 +1,5 @@
-"""Sessions: many programs of one owner in one container, and nothing but files from one to the next."""
+"""Sessions: many programs of one owner in one container, and nothing but files from one to the
+next."""
 
 from __future__ import annotations
 

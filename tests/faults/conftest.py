@@ -1,4 +1,5 @@
-"""What the fault tests share: the engine as it is, asked past every proxy, and only for what this process made."""
+"""What the fault tests share: the engine as it is, asked past every proxy, and only for what this
+process made."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Oracle(Engine):
         return [row for row in self.containers() if row["Labels"].get("dayfly.pid") == str(pid or os.getpid())]
 
     def events(self, action: str, pid: int | None = None) -> set[str]:
-        """Ids of the containers of a process to which this has happened, as far as the engine remembers: its last 256 events."""
+        """Ids of the containers of a process to which this has happened, as far as the engine
+        remembers: its last 256 events."""
         filters = {"event": [action], "type": ["container"], "label": [f"dayfly.pid={pid or os.getpid()}"]}
         status, answer = self.call("GET", "/events", since="0", until=f"{time.time():.9f}", filters=filters)
         assert status == 200, answer
@@ -45,7 +47,8 @@ def proxy(oracle: Oracle) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """One event loop will do where the subject is the engine; the races of tests/engine run on both."""
+    """One event loop will do where the subject is the engine; the races of tests/engine run on
+    both."""
     return "asyncio"
 
 

@@ -1,4 +1,5 @@
-"""A Docker Engine of the tests' own, to be stopped, killed and frozen: own data, own socket, own containerd, own network namespace.
+"""A Docker Engine of the tests' own, to be stopped, killed and frozen: own data, own socket, own
+containerd, own network namespace.
 
 The namespace matters: a second daemon without a bridge deletes the bridge of the first.
 """
@@ -23,7 +24,8 @@ UP_WITHIN = 30.0
 
 
 class Daemon:
-    """One dockerd. `start` returns when it answers. `address` stays the same from one start to the next."""
+    """One dockerd. `start` returns when it answers. `address` stays the same from one start to the
+    next."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="dayfly-dockerd-", dir="/var/lib"))
@@ -55,7 +57,8 @@ class Daemon:
             time.sleep(0.05)
 
     def _end_containerd(self) -> None:
-        """It dies with its daemon. A zombie, where nothing reaps those, would be waited for by the next daemon as if it lived."""
+        """It dies with its daemon. A zombie, where nothing reaps those, would be waited for by the
+        next daemon as if it lived."""
         for pid in self._processes("containerd"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -92,11 +95,13 @@ class Daemon:
         self._process.wait(30)
 
     def containers(self) -> list[str]:
-        """Names of dayfly's containers. A restarted daemon may list one, dead and nameless, that it does not have any more."""
+        """Names of dayfly's containers. A restarted daemon may list one, dead and nameless, that it
+        does not have any more."""
         return [str(row["Names"]) for row in self.oracle.containers() if self.oracle.call("GET", f"/containers/{row['Id']}/json")[0] != 404]
 
     def programs(self) -> list[int]:
-        """Processes in containers of ours, as the kernel sees them: children of its shims. A shim alone is the engine's affair."""
+        """Processes in containers of ours, as the kernel sees them: children of its shims. A shim
+        alone is the engine's affair."""
         shims = {str(pid) for pid in self._processes("containerd-shim-runc-v2")}
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
@@ -115,7 +120,8 @@ class Daemon:
             return ""
 
     def has_no_program(self, pid: int) -> bool:
-        """Whether a container's first process is a runner that was given nothing to run, or the engine's own before it is even that."""
+        """Whether a container's first process is a runner that was given nothing to run, or the
+        engine's own before it is even that."""
         what = self.runs(pid)
         if what in ("", "runc init"):  # gone by now, or waiting for the engine's word to become what the container is for
             return True

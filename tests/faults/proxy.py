@@ -1,9 +1,11 @@
-"""A Unix socket between dayfly and the Docker Engine, where what can go wrong with a call goes wrong on demand.
+"""A Unix socket between dayfly and the Docker Engine, where what can go wrong with a call goes
+wrong on demand.
 
-Calls are told apart by method and path (`SITES`). A fault is a coroutine that gets one call, the `Exchange`, and does with it what
-it likes: passes on a part, answers by itself, says nothing, hangs up. The proxy runs an event loop of its own in a thread
-of its own, so that it is as foreign to dayfly as the engine is. It never makes anything better: what no fault is set for goes
-through byte by byte.
+Calls are told apart by method and path (`SITES`). A fault is a coroutine that gets one call, the
+`Exchange`, and does with it what it likes: passes on a part, answers by itself, says nothing, hangs
+up. The proxy runs an event loop of its own in a thread of its own, so that it is as foreign to
+dayfly as the engine is. It never makes anything better: what no fault is set for goes through byte
+by byte.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class HangUp(Exception):
 
 
 class Exchange:
-    """One call: what was asked, and the two connections it goes over. Upstream is opened when it is first asked for."""
+    """One call: what was asked, and the two connections it goes over. Upstream is opened when it is
+    first asked for."""
 
     def __init__(self, proxy: Proxy, head: bytes, body: bytes, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
         self.proxy = proxy
@@ -55,7 +58,8 @@ class Exchange:
         await self.upstream[1].drain()
 
     async def ask(self) -> bytes:
-        """Send the whole request on and return the engine's whole answer; of an upgrade, its head."""
+        """Send the whole request on and return the engine's whole answer; of an upgrade, its
+        head."""
         await self.forward(self.request)
         assert self.upstream is not None
         reader = self.upstream[0]
@@ -85,7 +89,8 @@ class Exchange:
         await self.answer(answer)
 
     async def relay(self, change: Callable[[bytes], Awaitable[None]] | None = None) -> None:
-        """After an upgrade: pass bytes on in both directions until one side ends. What the engine says goes through `change`."""
+        """After an upgrade: pass bytes on in both directions until one side ends. What the engine
+        says goes through `change`."""
         assert self.upstream is not None
         up = asyncio.ensure_future(self._pump(self.hears, self.forward))
         down = asyncio.ensure_future(self._pump(self.upstream[0], change or self._as_it_is))
@@ -132,7 +137,8 @@ async def no_fault(call: Exchange) -> None:
 
 
 class Proxy:
-    """The socket. `address` is for dayfly; `fault` sets what happens from now on at one site, `clear` nothing any more."""
+    """The socket. `address` is for dayfly; `fault` sets what happens from now on at one site,
+    `clear` nothing any more."""
 
     def __init__(self, engine: str) -> None:
         self.engine = engine
@@ -343,7 +349,8 @@ def upgrade(head: bytes) -> Fault:
 
 
 def upgrade_glued(first: bytes) -> Fault:
-    """The stream's first bytes come in one piece with the head; what is missing of a piece of stderr follows."""
+    """The stream's first bytes come in one piece with the head; what is missing of a piece of
+    stderr follows."""
 
     async def fault(call: Exchange) -> None:
         await call.answer(await call.ask() + first)

@@ -1,4 +1,5 @@
-"""The daemon itself stops, dies and freezes, at each point of a container's life (H11 to H14): well again within 5 s of its return."""
+"""The daemon itself stops, dies and freezes, at each point of a container's life (H11 to H14): well
+again within 5 s of its return."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ async def gone(daemon: Daemon) -> None:
 
 
 async def gone_but_for_the_forgotten(daemon: Daemon) -> None:
-    """A daemon that is killed while it starts a container knows nothing of it afterwards, and its shim keeps its stdin open.
+    """A daemon that is killed while it starts a container knows nothing of it afterwards, and its
+    shim keeps its stdin open.
 
     So one may be left in which nothing has run but our runner, if that, as SECURITY.md says.
     """
@@ -148,8 +150,9 @@ async def test_the_pool_is_well_soon_after_the_daemon_is_back(
     await (gone_but_for_the_forgotten if number is signal.SIGKILL else gone)(daemon)
 
 
-async def test_a_container_that_outlives_its_daemon_is_removed_by_the_next(daemon: Daemon, proxy: Proxy, image: str) -> None:
-    """H12: with live-restore, containers run on without a daemon, and what is attached to them is lost all the same."""
+async def test_a_container_that_outlives_its_daemon_is_removed(daemon: Daemon, proxy: Proxy, image: str) -> None:
+    """H12: with live-restore, containers run on without a daemon, and what is attached to them is
+    lost all the same."""
     daemon.signal(signal.SIGTERM)
     await anyio.to_thread.run_sync(daemon.wait)
     await anyio.to_thread.run_sync(daemon.start, "--live-restore")

@@ -1,4 +1,5 @@
-"""What happens to the host process: killed at any point, cancelled at any await, out of descriptors. Nothing stays, nothing hangs."""
+"""What happens to the host process: killed at any point, cancelled at any await, out of
+descriptors. Nothing stays, nothing hangs."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from .proxy import Proxy
 
 WAVES, AT_ONCE = 10, 5
 
-# One interpreter that has imported everything, and forks hosts: fifty starts of Python would take longer than all the rest.
+# One interpreter that has imported everything, and forks hosts: fifty starts of Python would take
+# longer than all the rest.
 HOSTS = """
     import os, random, signal, sys, time
     from dayfly import Sandbox
@@ -53,7 +55,8 @@ HOSTS = """
 
 
 def test_a_host_killed_at_fifty_random_points_leaves_nothing(oracle: Oracle) -> None:
-    """H23. A living sibling's containers are left alone meanwhile, and what looks after the dead ones' ends as well."""
+    """H23. A living sibling's containers are left alone meanwhile, and what looks after the dead
+    ones' ends as well."""
     mark = f"dayfly-test-{os.getpid()}"
     command = [sys.executable, "-c", textwrap.dedent(HOSTS), "1"]
     environment = {**os.environ, "DAYFLY_TEST": mark}
@@ -125,7 +128,8 @@ class CancelAt:
 
 
 async def cancelled_at_every_await(work: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[], Awaitable[None]]) -> int:
-    """Run the work again and again, cancelled one await later each time, until it ends before. Return the number of its awaits."""
+    """Run the work again and again, cancelled one await later each time, until it ends before.
+    Return the number of its awaits."""
     number = 0
     while True:
         with anyio.CancelScope() as scope:
@@ -183,7 +187,8 @@ async def test_initialize_and_close_cancelled_at_every_await(oracle: Oracle, any
 async def test_the_work_in_the_background_cancelled_at_every_await(
     what: str, oracle: Oracle, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> None:
-    """What `close` can interrupt: the preparation, and each step of a container's life from its creation to its removal."""
+    """What `close` can interrupt: the preparation, and each step of a container's life from its
+    creation to its removal."""
     at: list[int] = [0]
     attempts: list[CancelAt] = []
     if what == "container":
@@ -238,7 +243,8 @@ async def test_close_in_another_task_at_any_moment_of_initialize(oracle: Oracle,
 
 
 async def test_close_is_bounded_while_the_engine_hangs(oracle: Oracle, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """H14: every connection is accepted, and nothing is ever answered; the streams stand still as well."""
+    """H14: every connection is accepted, and nothing is ever answered; the streams stand still as
+    well."""
     monkeypatch.setattr("dayfly._sandbox.CALL_DEADLINE_AT_CLOSE", 0.5)
     monkeypatch.setattr("dayfly._sandbox.CLOSE_DEADLINE", 1.5)
     sandbox = AsyncSandbox(pool_size=3, docker_host=proxy.address)
@@ -264,7 +270,8 @@ async def test_close_is_bounded_while_the_engine_hangs(oracle: Oracle, proxy: Pr
         took = time.monotonic() - begun
     assert took < 3.5, "close is shielded, so its time is measured"
     assert [type(end) for end in ends] == [PoolClosed] * 3
-    # What runs ends with its connection. What was created and not started yet waits for an engine that answers.
+    # What runs ends with its connection. What was created and not started yet waits for an engine
+    # that answers.
     await eventually(lambda: all(row["State"] == "created" for row in oracle.mine()), 5)
     proxy.clear()
     await eventually(lambda: not oracle.mine(), 15)
@@ -334,7 +341,8 @@ NO_DESCRIPTORS = """
 
 
 def test_a_host_without_free_descriptors_says_so_and_recovers(oracle: Oracle) -> None:
-    """H32. That it cannot read who is alive must not make it take a living sibling's containers for left over."""
+    """H32. That it cannot read who is alive must not make it take a living sibling's containers for
+    left over."""
     command = [sys.executable, "-c", textwrap.dedent(NO_DESCRIPTORS)]
     with Sandbox() as sibling:
         theirs = oracle.mine()

@@ -1,4 +1,5 @@
-"""What others do to the engine and its containers meanwhile, sockets that lead nowhere, slow engines, clocks that jump."""
+"""What others do to the engine and its containers meanwhile, sockets that lead nowhere, slow
+engines, clocks that jump."""
 
 from __future__ import annotations
 
@@ -66,8 +67,9 @@ async def test_a_clock_that_jumps_changes_no_deadline(monkeypatch: pytest.Monkey
         assert late.outcome is Outcome.TIMEOUT and late.wall_ms >= 199
 
 
-async def test_the_news_of_want_of_memory_may_come_after_that_of_the_death(oracle: Oracle, proxy: Proxy) -> None:
-    """Seen with gVisor, once in forty: a container that the kernel had killed was reported as lost."""
+async def test_the_oom_event_may_come_after_the_end(oracle: Oracle, proxy: Proxy) -> None:
+    """Seen with gVisor, once in forty: a container that the kernel had killed was reported as
+    lost."""
     death = b'{"Action":"die","Actor":{"Attributes":{"exitCode":"137"}}}\n'
     asked = 0
 

@@ -1,4 +1,5 @@
-"""Every fault at every call to the engine (H16 to H19): our own errors only, in bounded time, nothing left, and well again afterwards."""
+"""Every fault at every call to the engine (H16 to H19): our own errors only, in bounded time,
+nothing left, and well again afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .proxy import Fault, Proxy
 BOUND = 20.0
 """Seconds that anything here may take at most, with the deadlines below, on a busy machine."""
 ASKING = ("version", "info", "image", "list", "inspect", "events")
-"""Sites whose calls change nothing: that the engine has done them before the fault makes no difference."""
+"""Sites whose calls change nothing: that the engine has done them before the fault makes no
+difference."""
 AT_FIRST = ("version", "info", "image", "list", "create", "inspect", "attach", "start")
 """Sites that `initialize` comes by."""
 IN_USE = ("create", "attach", "start", "delete", "list", "events")
@@ -49,7 +51,8 @@ async def test_initialize_survives(site: str, proxy: Proxy, oracle: Oracle, subt
         with subtests.test(name), anyio.fail_after(BOUND):
             proxy.fault(site, fault)
             before = proxy.hit[site]
-            # An engine that is late at another site, with these short deadlines, keeps one from coming to this one.
+            # An engine that is late at another site, with these short deadlines, keeps one from
+            # coming to this one.
             while proxy.hit[site] == before:
                 try:
                     async with AsyncSandbox(docker_host=proxy.address, queue_timeout_ms=3_000) as sandbox:
@@ -88,7 +91,8 @@ async def test_a_sandbox_in_use_survives_and_recovers(site: str, proxy: Proxy, o
                     except DayflyError as error:
                         assert str(error)
                 proxy.clear()
-                # That it works is seen with the next fault: the program that provokes it must come to its end.
+                # That it works is seen with the next fault: the program that provokes it must come
+                # to its end.
                 await eventually(lambda: sandbox.stats().warm == len(oracle.mine()) == 1)
         assert (await sandbox.run("print(1)")).stdout == "1\n"
     assert not oracle.mine()
@@ -116,7 +120,7 @@ async def kill(sandbox: AsyncSandbox, oracle: Oracle) -> None:
 PROVOKE: dict[str, Callable[[AsyncSandbox, Oracle], Awaitable[None]]] = {"delete": cancel, "events": kill}
 
 
-async def test_a_stream_that_breaks_in_mid_run_is_no_fault_of_the_program(proxy: Proxy, oracle: Oracle, subtests: pytest.Subtests) -> None:
+async def test_a_stream_that_breaks_in_a_run_is_container_lost(proxy: Proxy, oracle: Oracle, subtests: pytest.Subtests) -> None:
     code = "import os, time\nos.write(1, b'begun')\ntime.sleep(0.1)\nos.write(1, b'more')\ntime.sleep(0.1)\nos.write(1, b'end')"
     async with AsyncSandbox(docker_host=proxy.address) as sandbox:
         for name, fault in faults.IN_MID_RUN.items():

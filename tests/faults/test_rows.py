@@ -1,4 +1,5 @@
-"""No fault is forgotten: each row of rows.toml names tests that exist, and what is left out of it has its reason."""
+"""No fault is forgotten: each row of rows.toml names tests that exist, and what is left out of it
+has its reason."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Coverage-guided fuzzing of what reads bytes from the other side: any bytes, in any pieces, give values or the one error of ours.
+"""Coverage-guided fuzzing of what reads bytes from the other side: any bytes, in any pieces, give
+values or the one error of ours.
 
-    python tests/fuzz/codecs.py host|stdcopy|runner CORPUS [libFuzzer's options, such as -max_total_time=60]
+    python tests/fuzz/codecs.py host|stdcopy|runner CORPUS [libFuzzer's options, such as
+    -max_total_time=60]
 
-`make fuzz` installs atheris and runs each of the three in turn. What is found is written to a file; give that as the CORPUS to see it
-again. The short form of this, with hypothesis, is in tests/pure.
+`make fuzz` installs atheris and runs each of the three in turn. What is found is written to a file;
+give that as the CORPUS to see it again. The short form of this, with hypothesis, is in tests/pure.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 
 def host(data: bytes) -> None:
-    """Docker's stream, frames and the table of the dialogue, as a container's own task puts them together."""
+    """Docker's stream, frames and the table of the dialogue, as a container's own task puts them
+    together."""
     demultiplexer, talk = stdcopy.StreamDecoder(), dialogue.Dialogue(TOKEN)
     talk.hello()
     fed = 0
@@ -96,7 +99,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {"host": host, "stdcopy": plain, "
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Good beginnings from the protocol's vectors, so that the search starts behind the first check."""
+    """Good beginnings from the protocol's vectors, so that the search starts behind the first
+    check."""
     if target == "runner":
         hello = messages.Hello(protocol=messages.PROTOCOL, token=TOKEN, preload=[])
         whole = frame(messages.encode(hello)) + frame(messages.encode(RUN))

@@ -1,4 +1,5 @@
-"""What `anyio_mode = "auto"` does in newer versions of anyio: every async test is run by its plugin."""
+"""What `anyio_mode = "auto"` does in newer versions of anyio: every async test is run by its
+plugin."""
 
 from __future__ import annotations
 

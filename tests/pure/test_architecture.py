@@ -1,4 +1,5 @@
-"""The layers of modules, read from the source: who may import whom, and what may come from outside."""
+"""The layers of modules, read from the source: who may import whom, and what may come from
+outside."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 HOST = ROOT / "engine" / "dayfly"
 RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 
-# From top to bottom: a module imports only from layers below its own, wherever in the file the import
-# stands, also where it is for the type checker only. Modules of one layer do not import each other.
+# From top to bottom: a module imports only from layers below its own, wherever in the file the
+# import stands, also where it is for the type checker only. Modules of one layer do not import each
+# other.
 LAYERS = [
     ["__main__"],
     ["__init__", "_cli"],
@@ -138,7 +140,8 @@ def test_a_module_imports_only_from_layers_below(module: str) -> None:
     for name, deferred, _ in imports(HOST / f"{module}.py", "dayfly"):
         if name.startswith("dayfly.") and not (deferred and name in DEFERRED.get(module, ())):
             other = name.partition(".")[2]
-            # The package's own names (`from dayfly import ...`) would be an import of __init__, from below.
+            # The package's own names (`from dayfly import ...`) would be an import of __init__,
+            # from below.
             assert other in LAYER_OF and LAYER_OF[other] > LAYER_OF[module], f"{module} imports {name}"
 
 
@@ -184,7 +187,8 @@ def test_a_pure_module_has_no_io_no_loop_and_no_clock(module: str) -> None:
     }
 
 
-# The image build's modules, top to bottom, by the same rule. The package's place among the others is that of `_image` above.
+# The image build's modules, top to bottom, by the same rule. The package's place among the others
+# is that of `_image` above.
 IMAGE = HOST / "_image"
 IMAGE_LAYERS = [["__init__"], ["build"], ["debian", "workbench"], ["answers", "wheels"], ["processes", "recipe"], ["workbench_program"]]
 IMAGE_LAYER_OF = {module: number for number, layer in enumerate(IMAGE_LAYERS) for module in layer}
@@ -224,7 +228,8 @@ def test_the_workbench_program_is_imported_by_nobody() -> None:
     assert {name for name, *_ in imports(IMAGE / "workbench_program.py", "dayfly._image")} <= sys.stdlib_module_names
 
 
-# The server's modules, top to bottom, by the same rule; it is a guest of the library, so of dayfly it may use what any host program may.
+# The server's modules, top to bottom, by the same rule; it is a guest of the library, so of dayfly
+# it may use what any host program may.
 SERVER = HOST / "_server"
 SERVER_LAYERS = [
     ["command"],

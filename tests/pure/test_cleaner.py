@@ -20,8 +20,8 @@ from dayfly._orphans import LABEL
 class Engine:
     """A list of containers.
 
-    `stuck` cannot be removed, `leaving` is being removed already, `silent` is an engine that does not
-    answer.
+    `stuck` cannot be removed, `leaving` is being removed already, `silent` is an engine that does
+    not answer.
     """
 
     def __init__(self, *rows: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""The state table, cell by cell, the bounds on sizes and numbers, one below and one above, and any bytes at any point."""
+"""The state table, cell by cell, the bounds on sizes and numbers, one below and one above, and any
+bytes at any point."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def hear(dialogue: Dialogue, data: bytes) -> list[Any]:
 
 
 def drive(state: State, run: Run = RUN, *, session: bool = False) -> Dialogue:
-    """A dialogue that has come to `state`: by the shortest way, or, in a session, as soon as it can after `open`."""
+    """A dialogue that has come to `state`: by the shortest way, or, in a session, as soon as it can
+    after `open`."""
     dialogue = Dialogue(TOKEN)
     opened: dict[State, Callable[[], object]] = {
         State.OPENING: lambda: dialogue.open(FILES, SCRATCH),
@@ -210,7 +212,7 @@ def test_no_violation_tells_the_token() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"protocol": 0}, {"protocol": 1}, {"preloaded": ["os"]}, {"pythons": {}}, {"pythons": {"2": "2.7"}}])
-def test_a_runner_of_another_protocol_or_without_python_3_is_refused(changes: dict[str, Any]) -> None:
+def test_a_runner_of_another_protocol_is_refused(changes: dict[str, Any]) -> None:
     broken(drive(State.GREETED), ready(**changes))
 
 
@@ -288,7 +290,7 @@ def test_limits_are_per_run_and_not_before_it() -> None:
 
 
 @pytest.mark.parametrize("run", [RUN, WIDE])
-def test_a_frame_that_is_no_message_is_bounded_even_where_messages_may_be_large(run: Run) -> None:
+def test_other_frames_are_bounded_where_messages_are_large(run: Run) -> None:
     room = FRAME_SIZE - (len(leave()) - 4)
     assert len(hear(drive(State.RUNNING, run), leave(pad=room))) == 1
     broken(drive(State.RUNNING, run), leave(pad=room + 1))
@@ -300,14 +302,14 @@ def test_before_the_run_a_large_length_is_refused_by_its_header() -> None:
 
 
 @given(st.integers(0, 400_000))
-def test_a_message_of_all_the_bytes_allowed_always_fits_its_frame(size: int) -> None:
+def test_a_message_of_the_largest_size_fits_its_frame(size: int) -> None:
     dialogue = drive(State.RUNNING, msgspec.structs.replace(RUN, message_limit=size))
     assert hear(dialogue, message(bytes(size))) == [Message(data=bytes(size))]
     bound = max(FRAME_SIZE, 1_024 + -(-4 * size // 3))
     broken(drive(State.RUNNING, msgspec.structs.replace(RUN, message_limit=size)), (bound + 1).to_bytes(4, "big"))
 
 
-def test_a_run_too_large_for_a_frame_is_a_value_error_and_changes_nothing() -> None:
+def test_a_run_too_large_for_a_frame_is_a_value_error() -> None:
     dialogue = drive(State.WARM)
     room = RUN_SIZE - len(msgspec.json.encode(msgspec.structs.replace(RUN, token=RUN_TOKEN, args=[""])))
     with pytest.raises(ValueError, match="1,048,577 bytes as a frame"):
@@ -473,7 +475,7 @@ def test_a_conversation_is_the_same_however_it_is_cut(at: list[int]) -> None:
     ),
     CUTS,
 )
-def test_any_bytes_in_any_state_and_any_chunks_give_frames_or_a_violation(state: State, parts: list[bytes], at: list[int]) -> None:
+def test_any_bytes_give_frames_or_a_violation(state: State, parts: list[bytes], at: list[int]) -> None:
     data = b"".join(parts)
     one_by_one, violated = replay(state, [bytes([byte]) for byte in data] or [b""])
     for pieces in ([data], cut(data, at)):

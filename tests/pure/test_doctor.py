@@ -129,7 +129,7 @@ def test_holes_of_runc_are_named_until_their_release(said: str, cves: tuple[str,
     assert said in finding.found
 
 
-def test_runcs_version_comes_from_the_engine_where_it_cannot_be_asked() -> None:
+def test_the_engine_tells_the_version_of_runc_as_a_fallback() -> None:
     finding = judged("runc version", version={"Components": [{"Name": "runc", "Version": "1.1.11"}]}, runtime="runc", runtime_versions={})
     assert "1.1.11" in finding.found
     assert finding.level == "warning"
@@ -196,7 +196,7 @@ def test_what_the_host_says() -> None:
     assert doctor._members(2**31 - 7) is None
 
 
-def test_runtimes_are_asked_for_their_version_and_may_fail_to_answer() -> None:
+def test_a_runtime_may_fail_to_tell_its_version() -> None:
     asked: dict[str, Any] = {
         "python": {"path": "python3"},
         "gone": {"path": "/nonexistent/runtime"},

@@ -1,4 +1,5 @@
-"""Where the engine is, in the Docker client's own order of precedence; and that what breaks on the way is an error of dayfly's own."""
+"""Where the engine is, in the Docker client's own order of precedence; and that what breaks on the
+way is an error of dayfly's own."""
 
 from __future__ import annotations
 
@@ -85,7 +86,7 @@ def test_each_source_gives_way_to_the_one_before_it(host: Host) -> None:
     assert host.resolve("unix:///argument", DOCKER_CONTEXT="chosen", DOCKER_HOST="unix:///variable").socket == "/argument"
 
 
-def test_where_there_is_nothing_at_all_it_is_the_system_socket_whose_absence_will_be_said(host: Host) -> None:
+def test_the_system_socket_is_the_last_resort(host: Host) -> None:
     assert host.resolve() == Endpoint(address=f"unix://{host.system}", socket=str(host.system))
 
 
@@ -119,13 +120,13 @@ def test_a_home_that_is_not_set_is_looked_up(tmp_path: Path) -> None:
     '{"Endpoints": {"docker": {"Host": null}}}', '{"Endpoints": {"docker": {"Host": 7}}}', '{"Endpoints": {"docker": {"Host": ""}}}',
     '{"Endpoints": {"docker": "x"}}',
 ])  # fmt: skip
-def test_a_context_that_cannot_be_read_is_a_value_error_that_names_it(host: Host, meta: str) -> None:
+def test_an_unreadable_context_is_a_value_error(host: Host, meta: str) -> None:
     host.context("broken", meta)
     with pytest.raises(ValueError, match=r"the (current )?Docker context 'broken'"):
         host.resolve(DOCKER_CONTEXT="broken")
 
 
-def test_a_context_that_is_not_there_is_a_value_error_that_says_what_to_do(host: Host) -> None:
+def test_a_missing_context_is_a_value_error(host: Host) -> None:
     host.current("gone")
     with pytest.raises(ValueError, match=r"'gone' cannot be read .* set DOCKER_HOST or docker_host="):
         host.resolve()
@@ -184,7 +185,7 @@ def test_other_schemes_are_refused_by_name(host: Host, address: str) -> None:
     "tcp://:2375", "tcp://host:port", "tcp://host:99999", "tcp://host:-1", "tcp://host:2375/path", "tcp://host?query", "tcp://user@host",
     "tcp://user:secret@host", "tcp://[::1", "tcp://::1:2375:x", "https://",
 ])  # fmt: skip
-def test_an_address_without_sense_is_a_value_error_that_says_where_it_stood(host: Host, address: str) -> None:
+def test_a_bad_address_is_a_value_error_with_its_source(host: Host, address: str) -> None:
     with pytest.raises(ValueError, match="docker_host"):
         host.resolve(address)
     if address:
@@ -252,7 +253,7 @@ def test_an_absolute_path_keeps_its_links(host: Host) -> None:
     assert host.resolve(f"unix://{link}").socket == str(link)
 
 
-def test_certificates_are_looked_for_in_the_settings_folder_where_no_other_is_named(host: Host, material: Path) -> None:
+def test_certificates_default_to_the_settings_folder(host: Host, material: Path) -> None:
     (host.config / "ca.pem").write_bytes((material / "ca.pem").read_bytes())
     assert host.resolve("tcp://engine", DOCKER_TLS_VERIFY="1").tls == str(host.config)
     assert host.resolve("tcp://engine").tls is None
@@ -332,7 +333,7 @@ named = pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: f"{kind.__modu
 
 
 @named
-async def test_every_exception_of_others_under_a_call_is_engine_unreachable(kind: type[Exception]) -> None:
+async def test_any_exception_under_a_call_is_engine_unreachable(kind: type[Exception]) -> None:
     connection = Connection(resolve("tcp://engine"), 30)
     with pytest.raises(EngineUnreachable, match="GET /x"), connection._bounded("GET /x", 5):
         raise made(kind)
@@ -364,7 +365,7 @@ class Broken:
 
 @named
 @pytest.mark.parametrize("status", [101, 200])
-async def test_every_exception_of_others_under_an_attached_stream_is_engine_unreachable(kind: type[Exception], status: int) -> None:
+async def test_any_exception_of_a_stream_is_engine_unreachable(kind: type[Exception], status: int) -> None:
     broken: Any = Broken(made(kind))
     broken.status_code = status
     stream = AttachedStream(broken, broken, "c0ffee")
@@ -383,7 +384,7 @@ async def test_our_own_errors_and_a_programmers_pass_through() -> None:
         assert caught.value is error
 
 
-async def test_a_call_that_takes_too_long_is_engine_unreachable_and_says_how_long() -> None:
+async def test_a_late_call_is_engine_unreachable_with_its_time() -> None:
     connection = Connection(resolve("tcp://engine"), 30)
     with pytest.raises(EngineUnreachable, match=r"GET /x: no answer .* within 0\.01 s"), connection._bounded("GET /x", 0.01):
         await anyio.sleep(30)
@@ -455,7 +456,7 @@ def test_what_is_no_engine_is_said_to_be_none(version: dict[str, Any]) -> None:
     (b'{"message":"no such thing"}', "no such thing"), (b"", "nothing more"), (b"<html>", "<html>"), (b"\xff", "\ufffd"), (b"[]", r"\[\]"),
     (b'{"error":"x"}', "error"), (b'{"message":null}', "None"), (b"x" * 10_000, "xxx"), (b'{"message":' + b"[" * 100_000, "message"),
 ])  # fmt: skip
-def test_a_refusal_says_the_call_the_status_and_the_engines_words(answer: bytes, said: str) -> None:
+def test_a_refusal_has_call_status_and_the_engines_message(answer: bytes, said: str) -> None:
     error = _refusal("POST /x", 418, answer)
     assert isinstance(error, EngineRefused)
     assert error.status == 418

@@ -1,4 +1,5 @@
-"""The calls to the engine: nulls in its answers, deadlines, and what is known of a call that failed."""
+"""The calls to the engine: nulls in its answers, deadlines, and what is known of a call that
+failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The tree of errors is as it is drawn, and an error survives being copied and sent to another process."""
+"""The tree of errors is as it is drawn, and an error survives being copied and sent to another
+process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The one public face: what `import dayfly` gives, and nothing beside it; every name says what it is."""
+"""The one public face: what `import dayfly` gives, and nothing beside it; every name says what it
+is."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def test_star_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_public_name_has_a_docstring_of_its_own_with_a_full_stop(name: str) -> None:
+def test_every_public_name_has_a_docstring_with_a_full_stop(name: str) -> None:
     value = getattr(dayfly, name)
     text = vars(value).get("__doc__")
     assert text
@@ -80,7 +81,8 @@ def test_every_public_member_of_it_has_one_too(name: str) -> None:
 
 
 def bare_fields(source: str, wanted: set[str]) -> list[str]:
-    """Fields of the classes `wanted` in `source` with no docstring right below them. A docstring may speak for those above it too."""
+    """Fields of the classes `wanted` in `source` with no docstring right below them. A docstring
+    may speak for those above it too."""
     bare = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef) and node.name in wanted:
@@ -174,7 +176,8 @@ def test_the_documented_defaults(kind: Any) -> None:
 
 
 def test_importing_does_nothing_but_import() -> None:
-    """No thread, no process, no file left open, no output; and nothing of the command's or the server's, whose packages are extras.
+    """No thread, no process, no file left open, no output; and nothing of the command's or the
+    server's, whose packages are extras.
 
     httpx itself imports rich where it finds click, which uvicorn brings: so rich says nothing here.
     """
@@ -209,7 +212,7 @@ def test_the_text_of_a_sandbox_says_its_size_and_its_engine(kind: Any) -> None:
     assert repr(kind(3, docker_host="tcp://engine:2375")) == f"<{kind.__name__} of 3 at tcp://engine:2375>"
 
 
-async def test_a_sandbox_that_is_not_initialized_or_closed_says_so_and_closing_is_always_allowed() -> None:
+async def test_an_unusable_sandbox_says_so_and_can_be_closed() -> None:
     sandbox = dayfly.AsyncSandbox()
     with pytest.raises(dayfly.PoolClosed, match="not initialized"):
         await sandbox.run("1")
@@ -229,7 +232,7 @@ def test_the_same_from_threads() -> None:
     sandbox.close()
 
 
-async def test_bad_input_comes_before_the_question_whether_there_is_a_pool() -> None:
+async def test_bad_input_is_found_before_a_missing_pool() -> None:
     with pytest.raises(ValueError, match="code is 1,000,001 bytes"):
         await dayfly.AsyncSandbox().run("#" * 1_000_001)
     with pytest.raises(ValueError, match="code is 1,000,001 bytes"):

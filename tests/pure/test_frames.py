@@ -1,4 +1,5 @@
-"""Any bytes, cut anyhow, give bodies or the one ProtocolViolation; what is kept never grows with a claim."""
+"""Any bytes, cut anyhow, give bodies or the one ProtocolViolation; what is kept never grows with a
+claim."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def test_any_bytes_mean_the_same_whole_cut_anyhow_and_one_by_one(data: bytes, at
 
 
 @given(HOSTILE, st.lists(st.binary(max_size=100), max_size=4))
-def test_after_a_violation_there_are_violations_only_and_nothing_is_kept(data: bytes, more: list[bytes]) -> None:
+def test_after_a_violation_there_are_only_violations(data: bytes, more: list[bytes]) -> None:
     decoder = FrameDecoder(LIMIT)
     decoder.feed(data + b"\xff" * (PREFIX + LIMIT))
     try:

@@ -1,4 +1,5 @@
-"""Any bytes for an answer to `attach`, or to a plain call: what comes back is a stream, a value or an error of ours, and soon (H17)."""
+"""Any bytes for an answer to `attach`, or to a plain call: what comes back is a stream, a value or
+an error of ours, and soon (H17)."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ answers = heads | st.binary(max_size=200)
 
 
 class Server:
-    """Says what `/version` asks for, then these bytes to any request, in pieces, then nothing more."""
+    """Says what `/version` asks for, then these bytes to any request, in pieces, then nothing
+    more."""
 
     def __init__(self, path: str, answer: bytes, cuts: list[int]) -> None:
         self.path = path
@@ -85,7 +87,8 @@ def path() -> Iterator[str]:
 
 
 def talk(server: Server, *, attach: bool) -> bytes | None:
-    """What could be read; None for an error of ours. Anything else that happens is the test's failure."""
+    """What could be read; None for an error of ours. Anything else that happens is the test's
+    failure."""
 
     async def use(engine: EngineAPI) -> bytes:
         if not attach:

@@ -1,4 +1,5 @@
-"""What `run` may be given. Bad input is a TypeError or a ValueError here, before a container is touched; what passes is sent as it is."""
+"""What `run` may be given. Bad input is a TypeError or a ValueError here, before a container is
+touched; what passes is sent as it is."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Array:
 
 
 def each(values: list[Any]) -> list[Any]:
-    """Parameters for values that have no name of their own, and some of which cannot even be written out."""
+    """Parameters for values that have no name of their own, and some of which cannot even be
+    written out."""
     return [pytest.param(value, id=f"{index} {type(value).__name__}") for index, value in enumerate(values)]
 
 
@@ -150,7 +152,7 @@ def test_code_over_the_limit_is_a_value_error_counted_in_bytes() -> None:
     ran("\u00e4" * 500_000)
 
 
-def test_what_would_not_fit_the_protocols_frame_is_refused_before_it_costs_a_container() -> None:
+def test_what_does_not_fit_a_frame_is_refused_at_once() -> None:
     wide = Limits(code_bytes=40_000_000, input_bytes=40_000_000)
     sent(Job(code="\x01" * 40_000_000, stdin_bytes=bytes(39_000_000), args=["x" * 1_000_000]), wide)
     with pytest.raises(ValueError, match=r"args, env and fetch are .* bytes as a frame; the protocol allows 1,048,544"):
@@ -183,7 +185,7 @@ def test_a_timeout_that_is_no_plain_number_is_a_type_error(value: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "whole"), [(1, 1), (1.0, 1), (1.2, 2), (1_999.5, 2_000), (3_600_000, 3_600_000), (MAX_TIMEOUT_MS, 604_800_000)]
 )
-def test_a_timeout_is_sent_in_whole_milliseconds_never_less_than_asked(given: float, whole: int) -> None:
+def test_a_timeout_is_rounded_up_to_milliseconds(given: float, whole: int) -> None:
     assert ran("1", timeout_ms=given).timeout_ms == whole
     assert sent(Job(code="1"), timeout_ms=given).timeout_ms == whole
 
@@ -320,14 +322,14 @@ def test_stdin_of_both_kinds_or_no_text_is_a_value_error() -> None:
         as_job("1", stdin="\ud800")
 
 
-def test_stdin_beside_a_job_or_mapping_replaces_what_it_had_of_either_kind() -> None:
+def test_stdin_beside_a_job_replaces_its_stdin() -> None:
     for old in (Job(code="1", stdin="old"), Job(code="1", stdin_bytes=b"old"), {"code": "1", "stdin": "old"}):
         assert stdin(old, stdin="new") == b"new"
         assert stdin(old, stdin=b"new") == b"new"
         assert stdin(old) == b"old"
 
 
-def test_stdin_bytes_in_a_mapping_are_base64_as_in_a_jobs_json_form() -> None:
+def test_stdin_bytes_in_a_mapping_are_base64() -> None:
     job = Job(code="1", stdin_bytes=b"\0\xff")
     assert as_job(json.loads(msgspec.json.encode(job))) == job
     assert stdin({"code": "1", "stdinBytes": b"\0\xff"}) == b"\0\xff"
@@ -360,7 +362,7 @@ def test_env_is_any_mapping_of_str_to_str(env: Any) -> None:
     assert ran("1", env=env).env == {"A": "", "B": "=;\n"}
 
 
-def test_env_of_an_interpreter_or_linker_reaches_the_program_and_nothing_before_it() -> None:
+def test_env_reaches_the_program_and_nothing_before_it() -> None:
     env = {"LD_PRELOAD": "/tmp/x.so", "PYTHONPATH": "/tmp", "PYTHONSTARTUP": "x", "PATH": ""}
     assert ran("1", env=env).env == env
 
@@ -377,7 +379,7 @@ def test_env_of_any_other_kind_is_refused(env: Any, error: type[Exception]) -> N
     assert type(caught.value) is error
 
 
-def test_what_is_checked_is_what_is_sent_though_the_caller_changes_it_meanwhile() -> None:
+def test_later_changes_by_the_caller_are_not_sent() -> None:
     args, env = ["a"], {"A": "x"}
     job = Job(code="1", args=args, env=env)
     args.append(None)  # type: ignore[arg-type]
@@ -446,7 +448,7 @@ def test_files_of_any_other_kind_are_refused(given: Any, error: type[Exception])
     assert type(caught.value) is error
 
 
-def test_files_are_given_once_and_not_beside_what_they_are_made_from() -> None:
+def test_files_are_given_once() -> None:
     with pytest.raises(ValueError, match="'a' is given twice"):
         Job(code="1", files={"a": b""}, files_text={"a": ""})
     with pytest.raises(TypeError, match="files_text must be a mapping"):
@@ -535,14 +537,14 @@ def test_what_is_given_beside_a_job_wins_and_is_checked() -> None:
     {"code": "1", "v2": True}, {"code": "1", "stdin_bytes": b""}, {"code": "1", 1: 2}, {"code": "1", None: 2},
     {"code": "1", "x" * 9_999: 2},
 ])  # fmt: skip
-def test_a_mapping_with_an_unknown_key_or_without_code_is_a_value_error(mapping: dict[Any, Any]) -> None:
+def test_a_mapping_with_wrong_keys_is_a_value_error(mapping: dict[Any, Any]) -> None:
     with pytest.raises(ValueError, match="key") as caught:
         as_job(mapping)
     assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("options", [{"timeout": 5}, {"timeoutMs": None}, {"stdin_bytes": b""}, {"on_output": None}, {"code": "2"}])
-def test_an_option_that_run_does_not_know_is_a_type_error_even_if_it_is_none(options: dict[str, Any]) -> None:
+def test_an_unknown_option_is_a_type_error_even_if_none(options: dict[str, Any]) -> None:
     for what in ("1", Job(code="1"), {"code": "1"}):
         with pytest.raises(TypeError):
             as_job(what, **options)

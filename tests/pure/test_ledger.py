@@ -21,7 +21,8 @@ def ledger(size: int = 1, *, max_alive: int = 8, max_creating: int = 4, max_wait
 
 
 class Histories(RuleBasedStateMachine):
-    """Keeps books of its own, by what it told the ledger and what the ledger planned, and compares."""
+    """Keeps books of its own, by what it told the ledger and what the ledger planned, and
+    compares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +50,8 @@ class Histories(RuleBasedStateMachine):
         return [key for key, state in self.members.items() if state in states]
 
     def a_member(self, data: st.DataObject, *states: State) -> int:
-        """Mostly one in such a state; now and then any, gone and unheard-of ones included: tales come late, and twice."""
+        """Mostly one in such a state; now and then any, gone and unheard-of ones included: tales
+        come late, and twice."""
         keys = self.of(*states)
         strangers = [*sorted(self.seen), -1]
         some: st.SearchStrategy[int] = st.one_of(*[st.sampled_from(each) for each in (keys,) * 5 if each], st.sampled_from(strangers))
@@ -237,7 +239,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def heal(self) -> None:
-        """From anywhere: once members are left alone and makes succeed, the pool is full of warm ones, whatever went before."""
+        """From anywhere: once members are left alone and makes succeed, the pool is full of warm
+        ones, whatever went before."""
         if self.ledger.closed:
             return
         future, now = copy.deepcopy(self.ledger), self.now + FOREVER
@@ -285,7 +288,7 @@ def warm(book: Ledger, now: float = 0.0) -> list[int]:
     return made
 
 
-def test_a_waiter_that_withdraws_in_the_tick_of_its_answer_leaves_the_member_to_the_next() -> None:
+def test_a_withdrawing_waiter_leaves_its_member_to_the_next() -> None:
     book = ledger()
     (key,) = book.plan(0).create
     first, second = book.ask(0), book.ask(0)
@@ -310,7 +313,7 @@ def test_what_was_given_back_is_the_first_to_be_given_again() -> None:
 
 
 @pytest.mark.parametrize("then", ["ending", "gone"])
-def test_a_member_that_ended_between_its_hand_over_and_the_withdrawal_does_not_rise_again(then: str) -> None:
+def test_a_member_that_ended_before_a_withdrawal_stays_ended(then: str) -> None:
     book = ledger()
     (key,) = warm(book)
     ticket = book.ask(0)
@@ -333,7 +336,7 @@ def test_withdrawing_twice_changes_nothing_more() -> None:
     assert list(book._warm) == [key]
 
 
-def test_a_member_and_the_deadline_that_come_together_are_a_member() -> None:
+def test_a_member_at_the_deadline_is_a_member() -> None:
     book = ledger(max_wait=5)
     (key,) = book.plan(0).create
     ticket = book.ask(0)
@@ -352,7 +355,7 @@ def test_who_waits_to_the_deadline_expires_at_it_and_not_before() -> None:
     assert book.plan(6) == Plan()
 
 
-def test_after_close_a_given_member_that_comes_back_is_given_to_nobody() -> None:
+def test_after_close_a_returned_member_is_not_given_again() -> None:
     book = ledger()
     (key,) = warm(book)
     given, waits = book.ask(0), book.ask(0)
@@ -366,7 +369,7 @@ def test_after_close_a_given_member_that_comes_back_is_given_to_nobody() -> None
     assert list(book._warm) == [key]
 
 
-def test_after_close_nothing_is_made_given_or_waited_for_whatever_happens() -> None:
+def test_after_close_nothing_is_made_given_or_awaited() -> None:
     book = ledger(3)
     first, second, third = book.plan(0).create
     book.warm(first)
@@ -400,7 +403,7 @@ def test_who_can_be_served_at_once_takes_no_place_in_the_queue() -> None:
         book.ask(0)
 
 
-def test_tales_of_members_that_are_gone_or_never_were_change_nothing() -> None:
+def test_reports_of_unknown_members_change_nothing() -> None:
     book = ledger()
     key = leased(book)
     book.over(key, 0)
@@ -464,7 +467,7 @@ def test_members_on_their_way_out_count_as_alive() -> None:
     assert len(book.plan(0).create) == 1
 
 
-def test_failures_back_off_twice_as_long_each_time_up_to_a_bound_and_one_try_at_a_time() -> None:
+def test_failures_double_the_delay_up_to_a_bound() -> None:
     book, now, pauses = ledger(4), 0.0, []
     keys = book.plan(now).create
     assert len(keys) == 4
@@ -494,7 +497,7 @@ def test_one_success_ends_the_backing_off() -> None:
     assert len(book.plan(0).create) == 1
 
 
-def test_members_that_die_as_soon_as_they_are_ready_are_made_ever_more_seldom_until_one_is_used() -> None:
+def test_members_that_die_when_ready_count_as_failures() -> None:
     book, now, pauses = ledger(1), 0.0, []
 
     def one_dies(plan: Plan) -> None:
@@ -540,7 +543,7 @@ def test_it_does_not_wake_to_make_what_nobody_wants() -> None:
     assert book.plan(0).wake_at is None
 
 
-def test_a_thousand_waiters_are_served_in_the_order_of_their_coming() -> None:
+def test_a_thousand_waiters_are_served_in_order() -> None:
     book = ledger(3, max_alive=3, max_waiting=1_000)
     tickets = [book.ask(0) for _ in range(1_000)]
     served: list[Ticket] = []

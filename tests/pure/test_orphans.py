@@ -1,4 +1,5 @@
-"""Whose container is it, and is its host process dead? Judged from labels, name, image and /proc."""
+"""Whose container is it, and is its host process dead? Judged from labels, name, image and
+/proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The owner task: it outlives its callers, and cannot end silently. On asyncio, trio, and trio on asyncio."""
+"""The owner task: it outlives its callers, and cannot end silently. On asyncio, trio, and trio on
+asyncio."""
 
 from __future__ import annotations
 
@@ -185,7 +186,8 @@ def test_outside_of_a_loop_it_is_an_error() -> None:
 
 @pytest.mark.parametrize("end", ["", "raise KeyError('a fault')"])
 def test_trio_in_guest_mode_is_trio(end: str) -> None:
-    """asyncio has a running loop there too. In a process of its own: guest mode sets signal handlers."""
+    """asyncio has a running loop there too. In a process of its own: guest mode sets signal
+    handlers."""
     program = f"""
     import asyncio, trio, anyio
     from dayfly._owner import OwnerTask, event_loop

@@ -1,4 +1,5 @@
-"""The pool's hands, with members that are plain async functions: whoever is cancelled wherever, no slot is lost and nobody is forgotten."""
+"""The pool's hands, with members that are plain async functions: whoever is cancelled wherever, no
+slot is lost and nobody is forgotten."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def whole(ledger: Ledger) -> bool:
-    """Full of warm members, and of nothing else. More than its size only where one was given and came back unused."""
+    """Full of warm members, and of nothing else. More than its size only where one was given and
+    came back unused."""
     return ledger.size <= ledger.count(State.WARM) == ledger.alive <= ledger.max_alive and ledger.waiting == 0
 
 
@@ -109,7 +111,7 @@ def whole(ledger: Ledger) -> bool:
 @pytest.mark.parametrize("warm", [True, False], ids=["a member is warm", "one must be waited for"])
 @pytest.mark.parametrize("rivals", [0, 3])
 @pytest.mark.parametrize("most", [1, 2], ids=["no spare", "one spare"])
-async def test_a_lease_that_is_cancelled_at_any_step_loses_no_slot_and_harms_no_rival(warm: bool, rivals: int, most: int) -> None:
+async def test_a_lease_cancelled_at_any_step_loses_no_slot(warm: bool, rivals: int, most: int) -> None:
     served: list[int] = []
 
     async def use(number: int, scope: CancelScope) -> None:
@@ -142,7 +144,7 @@ async def test_a_lease_that_is_cancelled_at_any_step_loses_no_slot_and_harms_no_
     assert step > 3
 
 
-async def test_serve_that_is_cancelled_at_any_step_ends_every_member_and_answers_everybody() -> None:
+async def test_serve_cancelled_at_any_step_ends_every_member() -> None:
     outcomes: list[str] = []
 
     async def use() -> None:
@@ -185,7 +187,8 @@ async def test_serve_that_is_cancelled_at_any_step_ends_every_member_and_answers
 
 
 def give(pool: Pool[Box], ledger: Ledger, box: Box) -> None:
-    """What the life of the one member in the making does when it is warm, without a tick in which its user could wake."""
+    """What the life of the one member in the making does when it is warm, without a tick in which
+    its user could wake."""
     (key,) = ledger._records
     pool._workers[key] = box
     ledger.warm(key)
@@ -194,7 +197,7 @@ def give(pool: Pool[Box], ledger: Ledger, box: Box) -> None:
 
 
 @pytest.mark.parametrize("cancelled", ["before", "after"])
-async def test_who_is_cancelled_in_the_very_tick_of_its_answer_takes_the_member_or_leaves_it_to_the_next(cancelled: str) -> None:
+async def test_a_waiter_cancelled_as_it_is_served_loses_no_member(cancelled: str) -> None:
     factory, ledger = Factory(), book(1, max_alive=1)
     factory.gate = anyio.Event()
     got: list[str] = []
@@ -226,7 +229,7 @@ async def test_who_is_cancelled_in_the_very_tick_of_its_answer_takes_the_member_
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_asyncios_own_cancel_in_the_very_tick_of_the_answer_leaves_the_member_to_the_next(anyio_backend: str) -> None:
+async def test_a_task_cancelled_as_it_is_served_loses_no_member(anyio_backend: str) -> None:
     # Its cancellation overtakes an answer that has been given already; anyio's and trio's do not.
     factory, ledger = Factory(), book(1, max_alive=1)
     factory.gate = anyio.Event()
@@ -260,7 +263,7 @@ async def test_a_lease_whose_use_fails_uses_its_member_up() -> None:
 # Order.
 
 
-async def test_a_thousand_waiters_are_served_once_each_in_the_order_of_their_asking() -> None:
+async def test_a_thousand_waiters_are_served_once_each_in_order() -> None:
     factory, ledger = Factory(steps=0), book(1, max_alive=1)  # with more, several wake in one tick, in any order
     asked: list[int] = []
     served: list[int] = []
@@ -428,14 +431,15 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "BACKOFF_MOST", 0.02)
 
 
-async def test_making_that_fails_for_ever_is_tried_again_and_again_without_a_busy_loop(hurry: None) -> None:
+async def test_failing_creation_is_retried_without_a_busy_loop(hurry: None) -> None:
     factory, ledger = Factory(), book(1)
     factory.broken = OSError("no engine")
     async with serving(factory, ledger):
         await until(lambda: factory.tries >= 12)
         assert ledger.failing
         assert ledger.failed <= factory.tries <= ledger.failed + 1
-        # One plan for the failure, one at the time to try again, one for the change of that time; not one per turn of the loop.
+        # One plan for the failure, one at the time to try again, one for the change of that time;
+        # not one per turn of the loop.
         assert ledger.plans < 6 * factory.tries
 
 
@@ -449,7 +453,7 @@ async def test_an_idle_pool_does_nothing() -> None:
         assert ledger.plans == plans
 
 
-async def test_a_pool_whose_making_works_again_recovers_by_itself_and_serves_who_waited(hurry: None) -> None:
+async def test_a_pool_recovers_and_serves_those_who_waited(hurry: None) -> None:
     factory, ledger = Factory(), book(3)
     factory.broken = ZeroDivisionError("a bug, even")
     served = anyio.Event()
@@ -514,7 +518,7 @@ async def test_a_warm_member_that_dies_is_replaced_and_not_handed_out(hurry: Non
         assert str(pool.last_error) == "killed"
 
 
-async def test_a_member_that_dies_between_its_hand_over_and_its_users_waking_is_handed_over_all_the_same() -> None:
+async def test_a_member_that_dies_before_its_user_wakes_is_still_given() -> None:
     ledger, waiting, tries = book(1), anyio.Event(), []
 
     async def live(_: int, on_warm: Callable[[Box], None]) -> None:

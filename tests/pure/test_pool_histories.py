@@ -1,7 +1,9 @@
-"""Ledger and pool together, in any order of events: no slot is lost, no worker is leased twice, every worker ends.
+"""Ledger and pool together, in any order of events: no slot is lost, no worker is leased twice,
+every worker ends.
 
-The pool runs on an event loop whose time is made up. Rules let workers become warm, fail, die and be cleared away, let callers ask, use,
-raise and be cancelled, also in one pass of the loop. At the end all is left alone, and the pool must be full of warm workers again.
+The pool runs on an event loop whose time is made up. Rules let workers become warm, fail, die and
+be cleared away, let callers ask, use, raise and be cancelled, also in one pass of the loop. At the
+end all is left alone, and the pool must be full of warm workers again.
 """
 
 from __future__ import annotations
@@ -199,7 +201,8 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.creating()) and self.ledger.waiting > 0)
     @rule(data=st.data())
     def is_cancelled_as_it_is_answered(self, data: st.DataObject) -> None:
-        """The worker is assigned in this pass of the loop, and its caller would wake in the next."""
+        """The worker is assigned in this pass of the loop, and its caller would wake in the
+        next."""
         self.some(data, self.creating()).made.set()
         self.passes(1)
         for caller in self.here():

@@ -1,4 +1,5 @@
-"""What a run gave, put together from pieces: text, bytes, order, counts, and the verdict on its end."""
+"""What a run gave, put together from pieces: text, bytes, order, counts, and the verdict on its
+end."""
 
 from __future__ import annotations
 
@@ -106,7 +107,7 @@ def test_combined_is_in_the_order_of_arrival() -> None:
     assert (made.combined, made.stdout, made.stderr) == ("1234", "13", "24")
 
 
-def test_a_character_that_the_other_stream_interrupts_is_still_one() -> None:
+def test_a_character_interrupted_by_the_other_stream_is_one() -> None:
     made = result(("stdout", b"\xc3"), ("stderr", b"!"), ("stdout", b"\xa4"), exit=end())
     assert (made.stdout, made.stderr, made.combined) == ("\u00e4", "!", "!\u00e4")
 
@@ -367,7 +368,7 @@ def test_stats_have_a_json_form_too() -> None:
     }  # fmt: skip
 
 
-def test_output_that_comes_byte_by_byte_costs_no_more_memory_than_its_bytes() -> None:
+def test_output_byte_by_byte_costs_no_more_memory() -> None:
     made = recorder()
     tracemalloc.start()
     try:

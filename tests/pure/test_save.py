@@ -1,4 +1,5 @@
-"""What came out is written below one folder and nowhere else, whatever the paths are and whatever lies in the folder."""
+"""What came out is written below one folder and nowhere else, whatever the paths are and whatever
+lies in the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The profile's rules, evaluated here as libseccomp documents them; tests/engine/test_hardening.py asks a real kernel."""
+"""The profile's rules, evaluated here as libseccomp documents them; tests/engine/test_hardening.py
+asks a real kernel."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def test_it_is_compact_text_made_once() -> None:
 
 def test_no_call_is_both_let_through_and_answered() -> None:
     allowed = {name for names in seccomp.CONDITIONS for name in names.split()}
-    # Where a rule says nothing of an argument, it is 1: no rule that lets a call through by 0 may hold then.
+    # Where a rule says nothing of an argument, it is 1: no rule that lets a call through by 0 may
+    # hold then.
     for answer, answers in seccomp.ANSWERS.items():
         for names, rules in answers.items():
             for name in names.split():
@@ -172,7 +174,7 @@ def test_loopback_sockets_work(family: int, kind: int, protocol: int) -> None:
     assert decide("socket", family, kind | 0o2000000, protocol) is None
 
 
-def test_without_loopback_sockets_are_local_and_the_rest_is_the_same() -> None:
+def test_without_loopback_only_sockets_differ() -> None:
     closed = json.loads(seccomp.profile(loopback=False))
     assert decide("socket", 1, 1, 0, profile=closed) is None
     assert {decide("socket", family, kind, 0, profile=closed) for family in (2, 10) for kind in (1, 2)} == {EPERM}

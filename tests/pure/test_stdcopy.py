@@ -1,4 +1,5 @@
-"""Docker's stream header: whatever comes is payload with its stream, or the one ProtocolViolation."""
+"""Docker's stream header: whatever comes is payload with its stream, or the one
+ProtocolViolation."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def read(pieces: list[bytes]) -> tuple[list[tuple[int, int]], str | None]:
 
 
 @given(PIECES, CUTS)
-def test_payloads_come_out_in_order_with_their_streams_however_they_are_cut(pieces: list[tuple[int, bytes]], at: list[int]) -> None:
+def test_payloads_keep_order_and_stream_however_cut(pieces: list[tuple[int, bytes]], at: list[int]) -> None:
     expected = [(stream, byte) for stream, payload in pieces for byte in payload]
     assert read(cut(b"".join(piece(*one) for one in pieces), at)) == (expected, None)
 

@@ -1,4 +1,5 @@
-"""What a check can hold of the project's language: lengths of lines and names, and a few words that have better ones."""
+"""What a check can hold of the project's language: lengths of lines and names, and a few words that
+have better ones."""
 
 from __future__ import annotations
 

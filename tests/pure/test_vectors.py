@@ -1,4 +1,5 @@
-"""conformance/vectors, replayed through the host's codec: a runner's bytes whole and one by one, a host's frames by making them again."""
+"""conformance/vectors, replayed through the host's codec: a runner's bytes whole and one by one, a
+host's frames by making them again."""
 
 from __future__ import annotations
 

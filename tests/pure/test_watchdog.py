@@ -1,4 +1,5 @@
-"""The watchdog's process: with which interpreter it is started, what it is told, and that it never harms its host."""
+"""The watchdog's process: with which interpreter it is started, what it is told, and that it never
+harms its host."""
 
 from __future__ import annotations
 

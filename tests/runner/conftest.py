@@ -1,7 +1,9 @@
-"""A runner as a real process: process 1 of a pid namespace of its own, root without capabilities, driven over its two pipes.
+"""A runner as a real process: process 1 of a pid namespace of its own, root without capabilities,
+driven over its two pipes.
 
-What the driver here says and checks follows conformance/PROTOCOL.md by hand, and uses neither side's codec.
-The interpreter under test is this one, or the one that DAYFLY_TEST_PYTHON names; its site-packages is a scratch one.
+What the driver here says and checks follows conformance/PROTOCOL.md by hand, and uses neither
+side's codec. The interpreter under test is this one, or the one that DAYFLY_TEST_PYTHON names; its
+site-packages is a scratch one.
 """
 
 from __future__ import annotations
@@ -149,7 +151,8 @@ class Runner:
         return frame
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes of the runner's stdout, fewer at its end; fail when it says nothing for too long."""
+        """Return `size` bytes of the runner's stdout, fewer at its end; fail when it says nothing
+        for too long."""
         assert self.process.stdout is not None
         file, pieces, deadline = self.process.stdout.fileno(), b"", time.monotonic() + PATIENCE
         while len(pieces) < size:
@@ -183,7 +186,8 @@ class Runner:
         return frame
 
     def session_run(self, code: str | bytes, **members: Any) -> Ended:
-        """Run one program of a session, and wait until the runner is done with it; the last frame tells how."""
+        """Run one program of a session, and wait until the runner is done with it; the last frame
+        tells how."""
         self.run(code, **members)
         frames: list[dict[str, Any]] = []
         while not frames or frames[-1]["type"] not in {"next", "spent", "error"}:
@@ -200,7 +204,8 @@ class Runner:
         return Ended(frames, self.process.wait(PATIENCE))
 
     def pids(self) -> list[int]:
-        """Return the processes of the runner's namespace as this side numbers them, the runner first."""
+        """Return the processes of the runner's namespace as this side numbers them, the runner
+        first."""
         return _descendants(_descendants(self.process.pid)[0], itself=True)
 
     def close(self) -> None:
@@ -213,7 +218,8 @@ NAMESPACE = [
     "--pid", "--fork", "--kill-child", "--mount-proc",
     shutil.which("setpriv") or "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs",
 ]  # fmt: skip
-"""A pid namespace with its own /proc, and root without the capabilities that would excuse it from every check."""
+"""A pid namespace with its own /proc, and root without the capabilities that would excuse it from
+every check."""
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/sandbox", "LANG": "C.UTF-8", "USER": "sandbox", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -273,7 +279,8 @@ def run(start: Callable[..., Runner]) -> Callable[..., Ended]:
 
 @pytest.fixture
 def session(start: Callable[..., Runner], tmp_path: Path) -> Callable[..., Runner]:
-    """Start a runner, open a session; its folders are `tmp_path`, the working directory, and two beside it."""
+    """Start a runner, open a session; its folders are `tmp_path`, the working directory, and two
+    beside it."""
 
     def session(env: dict[str, str] | None = None, **members: Any) -> Runner:
         folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("tmp", "shm")]

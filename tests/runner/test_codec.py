@@ -147,7 +147,7 @@ def ends(frames: list[dict[str, Any]]) -> list[int]:
     return [sum(sizes[: i + 1]) for i in range(len(sizes))]
 
 
-def test_another_version_is_told_apart_whatever_else_its_hello_has() -> None:
+def test_a_hello_of_another_version_is_recognised() -> None:
     decoder = _frames.Decoder()
     decoder.feed(piece({"frame": '{"type":"hello","protocol":3,"and":"more"}'}, {}))
     with pytest.raises(_frames.VersionMismatch, match="speaks protocol 2, the host 3"):

@@ -1,4 +1,5 @@
-"""Files that come back: collected when everything is dead, without following, waiting or believing."""
+"""Files that come back: collected when everything is dead, without following, waiting or
+believing."""
 
 # ruff: noqa: E501 - most programs are one line each
 

@@ -199,7 +199,7 @@ def test_output_right_before_the_end_is_whole(python: Path, run: Callable[..., A
         assert ended.stderr == b"b" * 60000
 
 
-def test_a_daemon_that_holds_the_streams_neither_delays_nor_outlives_the_result(start: Callable[..., Any]) -> None:
+def test_a_daemon_that_holds_the_streams_delays_nothing(start: Callable[..., Any]) -> None:
     runner = start()
     runner.hello()
     runner.run("""
@@ -391,7 +391,8 @@ def test_cap_that_kills(size: int, killed: bool, stream: int, run: Callable[...,
 def test_a_flood_of_tiny_writes_is_few_frames(run: Callable[..., Any]) -> None:
     ended = run("import os\nfor _ in range(100_000): os.write(1, b'x')", timeout_ms=60_000)
     assert len(ended.stdout) == 100_000
-    # One frame in two milliseconds at the most, once it is known for a flood: after four small reads behind a large one, or a lull of 50 ms.
+    # One frame in two milliseconds at the most, once it is known for a flood: after four small
+    # reads behind a large one, or a lull of 50 ms.
     large, lulls = len(ended.stdout) / 4_096, ended.exit["wall_ms"] / 50
     assert len(ended.frames) < 10 + 5 * (large + lulls) + ended.exit["wall_ms"] / 2
 
@@ -483,7 +484,7 @@ def test_descriptors_are_the_programs_own(run: Callable[..., Any]) -> None:
     )
 
 
-def test_a_descriptor_leaked_into_the_runner_does_not_reach_the_program(
+def test_a_descriptor_of_the_runner_stays_out_of_the_program(
     python: Path, run: Callable[..., Any], tmp_path: Path, leaky: Callable[..., Any]
 ) -> None:
     runner = leaky()

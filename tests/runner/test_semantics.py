@@ -1,4 +1,5 @@
-"""A program is run as `python3 -u main.py` runs it, to the byte: each of these is run both ways, and compared."""
+"""A program is run as `python3 -u main.py` runs it, to the byte: each of these is run both ways,
+and compared."""
 
 # ruff: noqa: E501 - most programs are one line each
 

@@ -1,4 +1,5 @@
-"""One runner, many programs: each in a process of its own, and nothing of one left for the next but files."""
+"""One runner, many programs: each in a process of its own, and nothing of one left for the next but
+files."""
 
 # ruff: noqa: E501 - most programs are one line each
 

@@ -1,6 +1,7 @@
 """Server processes as a user starts them, over real sockets on loopback and with the real engine.
 
-A server says its address in its log, so each takes a free port; all that it logs is kept and can be looked at.
+A server says its address in its log, so each takes a free port; all that it logs is kept and can be
+looked at.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ def shared(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture(autouse=True)
 def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test leave the shared server with a warm container, by which the next one knows it for no leftover."""
+    """Let a test leave the shared server with a warm container, by which the next one knows it for
+    no leftover."""
     shared = request.getfixturevalue("shared") if "shared" in request.fixturenames else None
     yield
     if shared is not None:

@@ -1,4 +1,5 @@
-"""The API as a client sees it: the contract of /compile, /v1, who may come in, bounds, and problems told apart."""
+"""The API as a client sees it: the contract of /compile, /v1, who may come in, bounds, and problems
+told apart."""
 
 from __future__ import annotations
 
@@ -117,8 +118,9 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
             yield name, json.loads(line.removeprefix("data: "))
 
 
-def test_a_stream_brings_output_while_the_program_writes_and_the_result_last(shared: Server, client: httpx.Client) -> None:
-    # The program ends only when the test has seen its first line: output that came with the result would be a time-out.
+def test_a_stream_brings_live_output_and_the_result_last(shared: Server, client: httpx.Client) -> None:
+    # The program ends only when the test has seen its first line: output that came with the result
+    # would be a time-out.
     code = "import sys, time\nprint('first')\nprint('err\\n\\nevent: x', file=sys.stderr)\ntime.sleep(1)\nprint('last')"
     seen: list[tuple[str, Any]] = []
     times: dict[str, float] = {}
@@ -228,7 +230,7 @@ def test_a_page_elsewhere_cannot_use_a_server_without_keys(client: httpx.Client)
     assert "access-control-allow-origin" not in client.options("/v1/run", headers={"origin": "https://evil.example"}).headers
 
 
-def test_the_queue_is_bounded_in_length_and_in_time_and_the_two_are_told_apart(serve: NewServer) -> None:
+def test_the_queue_is_bounded_in_length_and_in_time(serve: NewServer) -> None:
     server = serve("--pool-size", "1", "--max-containers", "1", "--max-waiting", "1", "--queue-timeout-ms", "700").ready()
     with server.client() as client, ThreadPoolExecutor(2) as threads:
         holder = threads.submit(client.post, "/v1/run", json={"code": "import time; time.sleep(4)"})
@@ -287,7 +289,7 @@ def test_keys_quotas_and_their_reload(serve: NewServer, tmp_path: Path) -> None:
     assert {"alice", "bob", "carol"} <= {entry.get("key") for entry in server.log}
 
 
-def test_only_allowed_networks_come_in_and_only_trusted_proxies_are_believed(serve: NewServer) -> None:
+def test_allowed_networks_and_trusted_proxies(serve: NewServer) -> None:
     strict = serve("--pool-size", "1", "--allowed-networks", "10.0.0.0/8,192.0.2.7", "--trusted-proxies", "127.0.0.0/8,10.9.9.9")
     with strict.client() as client:
         strict.ready()  # probes are always answered
@@ -312,7 +314,7 @@ def test_only_allowed_networks_come_in_and_only_trusted_proxies_are_believed(ser
 # The log.
 
 
-def test_a_request_is_one_line_of_json_with_its_id_and_without_its_program(shared: Server, client: httpx.Client) -> None:
+def test_a_request_is_logged_in_one_line_without_its_program(shared: Server, client: httpx.Client) -> None:
     answer = client.post("/v1/run", json={"code": "print('se' + 'cret')"}, headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     odd = client.get("/healthz", headers={b"x-request-id": b'a"b\xe9'})

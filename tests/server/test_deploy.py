@@ -29,7 +29,7 @@ def test_the_configuration_is_accepted() -> None:
     assert config.keys_file == "/etc/dayfly/keys"
 
 
-def test_the_unit_gives_a_stop_enough_time_and_the_user_no_more_than_the_socket() -> None:
+def test_the_unit_has_time_to_stop_and_few_rights() -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(DEPLOY / "dayfly.service")

@@ -1,4 +1,5 @@
-"""`examples/deploy/haproxy.cfg` with the real HAProxy before three servers. What each server was sent is recorded on the way to it."""
+"""`examples/deploy/haproxy.cfg` with the real HAProxy before three servers. What each server was
+sent is recorded on the way to it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ REFUSAL = b'HTTP/1.1 503 x\r\nContent-Type: application/problem+json\r\nContent-
 
 
 class Wire:
-    """A port before one server, which keeps the requests that go through, each with the status that came back."""
+    """A port before one server, which keeps the requests that go through, each with the status that
+    came back."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -192,7 +194,8 @@ def test_a_server_killed_under_load_costs_its_own_runs_only(doomed: Site) -> Non
             one.result()
     assert len(right) >= 120
     assert len(lost) <= 12
-    # What was answered, or may have run, was sent once; what a server has refused before it ran was sent on.
+    # What was answered, or may have run, was sent once; what a server has refused before it ran was
+    # sent on.
     carried = {mark: [status for status in statuses if status != b"503"] for mark, statuses in doomed.sent().items()}
     assert {mark: carried[mark] for mark in right if carried[mark] != [b"200"]} == {}
     assert {mark: carried[mark] for mark in lost if len(carried[mark]) != 1} == {}

@@ -1,4 +1,5 @@
-"""The server as a process: a start without an engine, a stop and a kill under load, many clients for a while, any request at all.
+"""The server as a process: a start without an engine, a stop and a kill under load, many clients
+for a while, any request at all.
 
 DAYFLY_TEST_LOAD_SECONDS and DAYFLY_TEST_LOAD_CLIENTS make the load longer or larger.
 """
@@ -33,7 +34,7 @@ def containers_of(engine: Engine, server: Server) -> list[str]:
     return [row["Id"] for row in engine.containers() if row["Labels"].get("dayfly.pid") == str(server.process.pid)]
 
 
-def test_the_server_starts_without_an_engine_and_says_so_until_there_is_one(serve: NewServer, engine: Engine, tmp_path: Path) -> None:
+def test_the_server_starts_without_an_engine(serve: NewServer, engine: Engine, tmp_path: Path) -> None:
     place = tmp_path / "docker.sock"
     server = serve("--pool-size", "1", "--docker-host", f"unix://{place}")
     with server.client() as client:
@@ -57,7 +58,8 @@ def test_the_server_starts_without_an_engine_and_says_so_until_there_is_one(serv
 
 
 async def client_of(url: str, number: int, over: Callable[[], bool], seen: collections.Counter[str]) -> None:
-    """One client: a run at a time, each with an output that nobody else's has. A refusal is waited out, as it asks for."""
+    """One client: a run at a time, each with an output that nobody else's has. A refusal is waited
+    out, as it asks for."""
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=False) as client:
         turn = 0
         while not over():
@@ -94,7 +96,7 @@ def memory(server: Server) -> int:
 
 
 @pytest.mark.timeout(180 + 2 * LOAD_SECONDS)
-def test_many_clients_each_get_their_own_output_or_a_refusal_that_says_when(serve: NewServer, engine: Engine) -> None:
+def test_many_clients_each_get_their_output_or_a_refusal(serve: NewServer, engine: Engine) -> None:
     server = serve(
         "--pool-size", "4", "--rate-per-minute", "0", "--concurrency", "150", "--max-waiting", "100", "--queue-timeout-ms", "5000"
     )
@@ -230,7 +232,8 @@ def test_no_request_that_the_schema_allows_or_forbids_is_a_500(serve: NewServer)
                     assert str(answer.status_code) in declared, (case, answer.status_code, answer.text)
 
             try_it()
-        # A job has a dozen members by now, and generated ones seldom make sense together: one that does.
+        # A job has a dozen members by now, and generated ones seldom make sense together: one that
+        # does.
         tried[f"/v1/run {client.post('/v1/run', json={'code': 'print(1)'}).status_code}"] += 1
     assert {path for path in ("/compile", "/v1/run", "/v1/run/stream", "/readyz", "/metrics") if tried[f"{path} 200"]} >= {
         "/v1/run",

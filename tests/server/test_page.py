@@ -1,6 +1,7 @@
 """The page in a browser: Debian's Chromium, headless, driven by Playwright.
 
-DAYFLY_TEST_SCREENSHOT, the name of a file, keeps a picture of it; DAYFLY_TEST_SCREENSHOTS, a folder, one of each width and scheme.
+DAYFLY_TEST_SCREENSHOT, the name of a file, keeps a picture of it; DAYFLY_TEST_SCREENSHOTS, a
+folder, one of each width and scheme.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from .conftest import NewServer, Server, key_new, wait_for
 
 CHROMIUM = next(filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), "")
 REFUSED = "the server responded with a status of 422"
-"""What Chromium says of an answer that a test asks for; every other complaint of its fails the test."""
+"""What Chromium says of an answer that a test asks for; every other complaint of its fails the
+test."""
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
@@ -52,7 +54,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, shared: Server) -> Iterator[Page]:
-    """The page of the shared server. Anything that the browser complains of fails the test, and so does a request to elsewhere."""
+    """The page of the shared server. Anything that the browser complains of fails the test, and so
+    does a request to elsewhere."""
     context = browser.new_context(base_url=shared.url, viewport={"width": 1000, "height": 900})
     page = context.new_page()
     page.set_default_timeout(30_000)
@@ -70,7 +73,7 @@ def page(browser: Browser, shared: Server) -> Iterator[Page]:
     assert wrong == []
 
 
-def test_output_appears_while_the_program_writes_and_stderr_is_told_apart(page: Page) -> None:
+def test_output_is_live_and_stderr_is_told_apart(page: Page) -> None:
     write(page, "import sys, time\nprint('one')\nprint('<b>two</b>', file=sys.stderr)\ntime.sleep(2)\nprint('three')")
     page.click("#run")
     output = page.locator("#output")

@@ -123,7 +123,7 @@ def test_output_arrives_while_the_program_writes(remote: RemoteSandbox) -> None:
     assert result.stdout_bytes == b"\xff"
 
 
-def test_leaving_a_stream_ends_the_run_and_an_error_in_a_callback_too(there: Server, remote: RemoteSandbox) -> None:
+def test_leaving_a_stream_or_an_error_in_it_ends_the_run(there: Server, remote: RemoteSandbox) -> None:
     before = there.metric("dayfly_clients_gone_total")
     for item in remote.stream("print(1, flush=True)\nimport time; time.sleep(15)"):
         assert isinstance(item, Piece)
@@ -254,7 +254,8 @@ def test_a_full_server_is_asked_again_and_each_program_runs_once(serve: NewServe
 
 
 def answering(text: bytes) -> Iterator[str]:
-    """A server that gives every request for a run one answer. What it answers to `initialize` is right."""
+    """A server that gives every request for a run one answer. What it answers to `initialize` is
+    right."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -135,7 +135,8 @@ def test_a_full_server_is_waited_for_and_then_a_504(serve: NewServer) -> None:
 
 
 def reward(url: str, answer: int, correct: bool, timeout: float) -> tuple[int, str]:
-    """Judge one case as training loops do: 504 is tried again, three times in all; anything else but 200 is a lost reward, -1."""
+    """Judge one case as training loops do: 504 is tried again, three times in all; anything else
+    but 200 is a lost reward, -1."""
     code = f"print(int(input()) + {0 if correct else 1})"
     payload = {
         "compile_timeout": timeout,

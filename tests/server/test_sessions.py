@@ -24,7 +24,8 @@ BUSY = "print('begun', flush=True)\nimport time; time.sleep(60)"
 
 @pytest.fixture(scope="module")
 def keyed(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str, str]]:
-    """A server with two keys, three containers, of which two may be sessions, and one for each key."""
+    """A server with two keys, three containers, of which two may be sessions, and one for each
+    key."""
     file = tmp_path_factory.mktemp("keys") / "keys"
     keys = key_new("alice", file), key_new("bob", file)
     with servers(image) as new:

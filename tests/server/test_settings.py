@@ -1,4 +1,5 @@
-"""Configuration, keys and quotas: what is accepted, what is refused, and that a refusal says which value and where it came from."""
+"""Configuration, keys and quotas: what is accepted, what is refused, and that a refusal says which
+value and where it came from."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_every_setting_has_a_flag_a_variable_and_a_place_in_the_file(tmp_path: Path) -> None:
+def test_every_setting_has_flag_variable_and_place_in_the_file(tmp_path: Path) -> None:
     shown = command("--help", COLUMNS="200").stdout
     for setting in settings():
         assert setting.flag in shown
@@ -44,7 +45,7 @@ def test_a_number_without_a_default_is_a_number(name: str) -> None:
             load(None, {}, {name: "0"})
 
 
-def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file(tmp_path: Path) -> None:
+def test_flag_over_environment_over_file(tmp_path: Path) -> None:
     file = tmp_path / "dayfly.toml"
     file.write_text('port = 1\npool_size = 2\nallowed_networks = ["10.0.0.0/8", "::1"]\n[limits]\npids = 20\nstdout_bytes = 5000\n')
     config = load(
@@ -131,7 +132,7 @@ def test_without_its_packages_the_server_says_how_to_get_them(package: str) -> N
     assert done.stderr == f"dayfly: the server needs {package}, which is not installed: pip install 'dayfly[server]'\n"
 
 
-def test_a_right_configuration_is_shown_without_the_hashes_of_keys() -> None:
+def test_a_valid_configuration_is_shown_without_hashes() -> None:
     entry = keys.line("alice", keys.new())
     done = command("--check-config", "--keys", entry, "--host", "0.0.0.0", "--pool-size", "3")
     assert done.returncode == 0, done.stderr
@@ -183,7 +184,7 @@ def test_keys_are_read_again_and_a_broken_file_changes_nothing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("own", ["speed=3", "concurrency=x", "concurrency=1.5", "rate_burst=0", "concurrency=1.2.3"])
-def test_a_key_with_limits_that_make_no_sense_is_refused_without_showing_its_hash(own: str) -> None:
+def test_a_key_with_bad_limits_is_refused_without_its_hash(own: str) -> None:
     entry = keys.line("alice", keys.new())
     with pytest.raises(ValueError, match="entry 1") as caught:
         keys.parse([f"{entry} {own}"], "the file")
