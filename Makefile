@@ -1,10 +1,11 @@
-# Two commands do it all, on a bare Debian or Ubuntu machine as root, or wherever a Docker Engine answers:
+# Two commands do everything, on a bare Debian or Ubuntu machine as root, or wherever a Docker Engine answers:
 #   make run    set up what is missing, then run the examples
 #   make test   set up what is missing, then lint, types and the whole test suite on the real engine
-# Beside them: make setup (their common part, quick when nothing is to do) and make clean; and two tests that take their time:
+# make setup is their common part, and quick when nothing is missing; make clean removes what they made here.
+# Two tests take longer:
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
-#   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of all that reads bytes from the other side,
-#                          that long for each target
+#   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of each decoder for
+#                          that long
 # BASE=python:3.13-slim builds the runner image from an image instead of Debian's packages.
 
 VENV := .venv
@@ -26,23 +27,23 @@ test: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	$(say) "tests of the pure rooms, which must take every branch"
+	$(say) "tests of the modules without I/O, which must cover every branch"
 	@$(BIN)/coverage run -m pytest tests/pure
 	@$(BIN)/coverage report
 	$(say) "tests on the real engine, with each runtime"
-	@tools/runtimes
-	@$(BIN)/pytest --ignore tests/pure
+	@runtimes=$$(tools/runtimes test) && DAYFLY_TEST_RUNTIMES=$$runtimes $(BIN)/pytest --ignore tests/pure
 	@$(MAKE) --no-print-directory soak RUNS=500
+	@case " $$(tools/runtimes test) " in *' crun '*) ;; *) printf '[make] left out: the runtime crun\n' ;; esac
 
 soak: setup
 	$(say) "soak: $(or $(RUNS),500) runs"
 	@$(BIN)/python -m tests.soak --runs $(or $(RUNS),500) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(BLOCK),--block $(BLOCK)) $(if $(REPORT),--report $(REPORT))
 
-# What a program can make the kernel hold, against what its container is charged: the table in SECURITY.md.
+# What a program can make the kernel hold, and what its container is charged: the table in SECURITY.md.
 attacks-kernel: setup
 	@$(BIN)/pytest tests/attacks/test_kernel_memory.py -q -s --durations=0 --durations-min=60
 
-# The host's own tests on each Python from 3.10 to 3.14 that is here, and on the lowest dependencies that are declared.
+# The host's tests on each installed Python from 3.10 to 3.14, and on the lowest declared dependencies.
 test-pythons: setup
 	@tools/pythons
 
@@ -68,13 +69,13 @@ $(VENV)/installed: pyproject.toml engine/dayfly/_version.py
 	@$(PIP) --editable '.[mcp,otel,server]' --group dev --group reach
 	@touch $@
 
-# CPython's own test modules, in a plain container and in dayfly: lists each test that differs. About half an hour;
+# CPython's own test modules, in a plain container and in dayfly: lists each test that differs. Half an hour;
 # MODULES="test_io test_os" chooses.
 cpython-tests: setup
 	@$(BUILD) --tag dayfly/cpython-tests:3.11 --base debian:bookworm --apt libpython3.11-testsuite >/dev/null
 	@$(BIN)/python -m tests.cpython $(MODULES)
 
-# Speed, side by side with others, who are installed from the package index: about ten minutes, on an otherwise idle machine.
+# Speed, compared with other projects, which come from the package index: ten minutes on an idle machine.
 bench: setup $(VENV)/bench
 	@$(BIN)/python -m benchmarks
 
@@ -82,7 +83,8 @@ $(VENV)/bench: pyproject.toml
 	@$(PIP) --group bench
 	@touch $@
 
-# The documented behaviour, judged from outside: conformance/README.md. RUNTIME=crun and DOCKER_HOST choose what is judged.
+# The documented behaviour, judged from outside: conformance/README.md. RUNTIME=crun and DOCKER_HOST choose
+# what is judged.
 JUDGE = $(BIN)/python -m pytest -c conformance/pytest.toml
 
 conformance: setup $(VENV)/conformance
@@ -106,12 +108,12 @@ $(VENV)/conformance: pyproject.toml
 	@$(PIP) --group conformance
 	@touch $@
 
-# The documentation site, in build/site. A link that leads nowhere is an error.
+# The documentation site, in build/site. A broken link is an error.
 docs: $(VENV)/installed
 	@$(PIP) --group docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-# The sdist and the wheel, checked as a package index checks them, and each installed into a clean environment.
+# The sdist and the wheel, checked as a package index checks them, and installed into clean environments.
 dist: $(VENV)/installed
 	@$(PIP) --group release
 	@rm -rf dist

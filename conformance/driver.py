@@ -248,7 +248,7 @@ class RunnerFrames:
     def _checked(self, body: bytes) -> dict[str, Any]:
         try:
             frame = json.loads(body.decode(), parse_constant=_no_constant)
-            json.dumps(frame, ensure_ascii=False).encode()  # an escape can stand for half a character, which is no text
+            json.dumps(frame, ensure_ascii=False).encode()  # an escape can stand for half a character, which is not text
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"a body that is not valid JSON: {error}") from None
         if type(frame) is not dict or type(frame.get("type")) is not str or frame["type"] not in _MEMBERS:

@@ -63,7 +63,6 @@ SECOND_SIGNAL_AFTER = 1.0
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Untrusted Python code in single-use, hardened containers.",
@@ -239,7 +238,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--data is no JSON: {error}") from None
+        raise ValueError(f"--data is not valid JSON: {error}") from None
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:
@@ -310,7 +309,7 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
         if cut:
             yield f"{stream} is truncated{f', {dropped:,} bytes were dropped' if dropped else ''} (--output-bytes)"
     if result.messages_dropped:
-        yield f"{result.messages_dropped:,} messages were dropped, over a limit or no JSON"
+        yield f"{result.messages_dropped:,} messages were dropped, over a limit or not valid JSON"
     if result.messages_raw and not whole:
         yield f"{len(result.messages_raw):,} messages that the program sent are shown with --json"
     for skipped in result.files_skipped:

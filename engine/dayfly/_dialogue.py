@@ -230,7 +230,7 @@ class Dialogue:
         if self._file is not None and not isinstance(said, File | Error):
             raise ProtocolViolation("a file ends in the middle")
         if size > FRAME_SIZE and not isinstance(said, Message | Display):
-            raise ProtocolViolation(f"a frame of {size:,} bytes that is no message; {FRAME_SIZE:,} are allowed")
+            raise ProtocolViolation(f"a frame of {size:,} bytes that is not a message; {FRAME_SIZE:,} are allowed")
         match said:
             case Output():
                 self._check_output(said)

@@ -101,7 +101,7 @@ def _parse(address: str, source: str, environ: Mapping[str, str], config: Path) 
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{source}={address!r} is no valid address: {error}") from error
+        raise ValueError(f"{source}={address!r} is not a valid address: {error}") from error
     if not host or parts.path.strip("/") or parts.query or parts.username:
         raise ValueError(f"{source}={address!r}: expected {scheme}://host:port and nothing else")
     verify = environ.get("DOCKER_TLS_VERIFY", "") not in ("", "0")

@@ -213,7 +213,7 @@ def negotiate(version: Mapping[str, Any], address: str) -> str:
         newest = _number(version["ApiVersion"])
         oldest = _number(version.get("MinAPIVersion") or version["ApiVersion"])
     except (KeyError, ValueError, TypeError, AttributeError):
-        raise EngineError(f"what answers at {address} is no Docker Engine: {str(version)[:200]}") from None
+        raise EngineError(f"the server at {address} is not a Docker Engine: {str(version)[:200]}") from None
     if newest < OLDEST_API:
         raise EngineError(f"the engine at {address} speaks API {version['ApiVersion']}; dayfly needs 1.41 (Docker 20.10) or newer")
     chosen = max(min(newest, NEWEST_API), oldest)

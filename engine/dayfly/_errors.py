@@ -5,7 +5,7 @@
     │   ├── EngineUnreachable    no answer in time, or no connection
     │   ├── EngineRefused        it answered, and said no
     │   └── ImageMissing         it has no such image
-    ├── PoolError                the pool had no container, or is no more
+    ├── PoolError                the pool had no container, or is closed
     │   ├── PoolClosed           the sandbox is closed, or was not initialized
     │   ├── PoolTimeout          none became free in time
     │   └── PoolFull             too many callers are waiting already

@@ -115,7 +115,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     oom_kills: int | None = None
     """Processes that the kernel killed for want of memory; the program may have survived some."""
     stdout_raw: bytes | None = None
-    """The bytes of stdout where they are no UTF-8; else None. `stdout_bytes` has them in any case."""
+    """The bytes of stdout where they are not UTF-8; else None. `stdout_bytes` has them in any case."""
     stderr_raw: bytes | None = None
 
     @functools.cached_property

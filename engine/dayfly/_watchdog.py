@@ -104,7 +104,7 @@ class Watchdog:
         """In a fork of this process: let go of the socket, whose end says that the host is dead."""
         if self._socket is not None:
             let_go(self._socket.fileno())
-        self._let_alone()  # it is no child of the fork's
+        self._let_alone()  # it is not a child of the fork
 
     def _say(self, what: bytes) -> None:
         assert self._socket is not None

@@ -158,7 +158,7 @@ class _Wrong(Exception):
 
 
 def _text(value: object) -> str:
-    # A lone surrogate, from an escape, is no text: it cannot be written as UTF-8.
+    # A lone surrogate, from an escape, is not text: it cannot be written as UTF-8.
     try:
         if type(value) is str and value.encode() is not None:
             return value
@@ -360,5 +360,5 @@ def _json(value: object) -> str:
 
 
 def _replaced(text: str) -> str:
-    # A file name that is no UTF-8 arrives as lone surrogates, which the host would refuse.
+    # A file name that is not UTF-8 arrives as lone surrogates, which the host would refuse.
     return text.encode("utf-8", "backslashreplace").decode()

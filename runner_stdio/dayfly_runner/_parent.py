@@ -776,7 +776,7 @@ def _widen(pipe: int) -> None:
 
         fcntl.fcntl(pipe, _F_SETPIPE_SZ, OUT_HIGH)
     except (ImportError, MemoryError, OSError):
-        pass  # the program has left no memory, or it is no pipe, or the kernel's limit for this user is reached
+        pass  # the program has left no memory, or it is not a pipe, or the kernel's limit for this user is reached
 
 
 def _find_python2() -> "str | None":

@@ -94,7 +94,7 @@ def test_commands_print_what_is_shown(page: str, bash: subprocess.Popen[str]) ->
     assert bash.stdout
     for code, _ in blocks(page, "console"):
         first, *steps = re.split(r"^\$ ", code, flags=re.MULTILINE)
-        assert first == "", f"{page}: a block begins with a line that is no command: {first}"
+        assert first == "", f"{page}: a block begins with a line that is not a command: {first}"
         for step in steps:
             command, _, shown = step.partition("\n")
             bash.stdin.write(f"{command}\nstatus=$?; echo; echo '--- end'; (exit $status)\n")

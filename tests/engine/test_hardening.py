@@ -122,7 +122,7 @@ def run(probe: str, body: dict[str, Any]) -> Any:
     try:
         return json.loads(output[1])
     except ValueError:
-        pytest.fail(f"{probe} printed no JSON: {output}")
+        pytest.fail(f"{probe} did not print JSON: {output}")
 
 
 @pytest.fixture(scope="module")

@@ -447,7 +447,7 @@ def test_an_engine_too_old_is_refused_with_what_is_needed(api: str) -> None:
     {"ApiVersion": ["1.41"]}, {"ApiVersion": "1.41", "MinAPIVersion": "x"}, {"ApiVersion": "1." + "9" * 5_000},
 ])  # fmt: skip
 def test_what_is_no_engine_is_said_to_be_none(version: dict[str, Any]) -> None:
-    with pytest.raises(EngineError, match="is no Docker Engine") as caught:
+    with pytest.raises(EngineError, match="is not a Docker Engine") as caught:
         negotiate(version, "here")
     assert len(str(caught.value)) < 400
 

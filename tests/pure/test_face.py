@@ -1,5 +1,4 @@
-"""The one public face: what `import dayfly` gives, and nothing beside it; every name says what it
-is."""
+"""The public names: `import dayfly` gives these and no others, and each has a docstring."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def cyclic() -> Any:
     pytest.param(range(3), TypeError, id="range"),
     pytest.param((x for x in "ab"), TypeError, id="generator"),
     pytest.param(Array(), TypeError, id="array"),
-    pytest.param(UserDict(a=1), TypeError, id="a mapping that is no dict"),
+    pytest.param(UserDict(a=1), TypeError, id="a mapping that is not a dict"),
     pytest.param("\ud800", ValueError, id="surrogate"),
     pytest.param({"\udfff": 1}, ValueError, id="surrogate as a key"),
     pytest.param(10**5_000, ValueError, id="more digits than Python reads back"),

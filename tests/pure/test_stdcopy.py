@@ -61,8 +61,8 @@ def test_segmentation_changes_neither_payload_nor_verdict(data: bytes, at: list[
     pytest.param(piece(3, b"the daemon's own error"), id="systemerr"),
     pytest.param(piece(7, b""), id="a stream that does not exist"),
     pytest.param(piece(255, b""), id="a byte of all ones"),
-    pytest.param(piece(1, b"", zeros=b"\1\0\0"), id="a first byte that is no zero"),
-    pytest.param(piece(2, b"", zeros=b"\0\0\1"), id="a third byte that is no zero"),
+    pytest.param(piece(1, b"", zeros=b"\1\0\0"), id="a first byte that is not zero"),
+    pytest.param(piece(2, b"", zeros=b"\0\0\1"), id="a third byte that is not zero"),
     pytest.param(b"HTTP/1.1 500 Internal Server Error\r\n", id="plain HTTP"),
 ])  # fmt: skip
 def test_a_header_without_sense_is_a_violation_for_ever(header: bytes) -> None:

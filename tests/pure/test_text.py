@@ -33,6 +33,12 @@ def test_prose_wraps(page: str) -> None:
     assert [line for line in prose((ROOT / page).read_text()) if len(line) > COLUMNS] == []
 
 
+def test_names_of_tests_are_short() -> None:
+    files = [file for folder in ("tests", "conformance") for file in (ROOT / folder).rglob("*.py")]
+    names = [name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(errors="replace"))]
+    assert [name for name in names if len(name) > 60] == []
+
+
 def test_the_reference_has_every_public_name() -> None:
     listed = re.findall(r"^        - (\w+)$", (ROOT / "docs" / "reference" / "python.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(name for name in dayfly.__all__ if name != "__version__")

@@ -194,7 +194,7 @@ class Workbench:
                 (self._stdout if stream == STDOUT else self._stderr).extend(piece)
             del self._stderr[:-UNREAD_BYTES]
             if len(self._stdout) > UNREAD_BYTES:
-                raise DayflyError(f"building on {self._base}: its python3 wrote more than {UNREAD_BYTES:,} bytes that are no answer")
+                raise DayflyError(f"building on {self._base}: its python3 wrote more than {UNREAD_BYTES:,} bytes that are not an answer")
         line, _, rest = bytes(self._stdout).partition(b"\n")
         self._stdout = bytearray(rest)
         try:

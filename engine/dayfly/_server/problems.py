@@ -22,7 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of every answer that is no success."""
+    """The body of every answer that is not a success."""
 
     type: str
     title: str
@@ -37,7 +37,7 @@ class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Problem(Exception):
-    """An answer that is no success. `slug` is the end of its `type`."""
+    """An answer that is not a success. `slug` is the end of its `type`."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 # outcomes = ["timeout", "out_of_memory"]
 # timeout_ms = 2500
 # bomb = true
-"""Child after child that is killed for want of memory: each kill is news that the engine has to take note of."""
+"""Child after child is killed for want of memory: the engine has to handle an event for each."""
 
 import os
 
