@@ -431,12 +431,22 @@ def image_build(
 ) -> None:
     """Build the image that containers are made of. What it does goes to stderr, the image's id to stdout."""
     from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from ._image import build
 
     async def work() -> str:
         console = Console(stderr=True)
-        with console.status("building"):
+        bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True)
+        step = bar.add_task("building")
+
+        def told(line: str) -> None:
+            console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
+            if not line.startswith(" "):  # lines of a step are indented
+                bar.reset(step, description=escape(_printable(line)))
+
+        with bar:
             async with EngineAPI(docker_host) as engine:
                 return await build(
                     engine,
@@ -448,7 +458,7 @@ def image_build(
                     allow_source=allow_source,
                     preload=preload or (),
                     force=force,
-                    progress=lambda line: console.print(_printable(line), markup=False, highlight=False, soft_wrap=True),
+                    progress=told,
                 )
 
     with _told(1):
@@ -501,7 +511,13 @@ def _show(value: Any, as_json: bool, columns: Mapping[str, int], rows: Iterable[
     for row in rows:
         # Text, in which no markup is looked for: some of it was said by others.
         table.add_row(*(Text(_printable(cell)) if isinstance(cell, str) else cell for cell in row))
-    Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES).print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=WIDTH_IN_FILES)
+    with console.capture() as capture:
+        console.print(table)
+    print(*(line.rstrip() for line in capture.get().splitlines()), sep="\n")
 
 
 # What a process brings with it.

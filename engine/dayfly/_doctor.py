@@ -3,9 +3,9 @@
 Two halves: `examine` asks the engine, the host's files and the runtimes for facts; `judge` is pure and turns facts into
 findings, so that every one of them can be tested without a broken host at hand. Nothing is changed, started or pulled.
 
-A failure is what a sandbox refuses to work with, or what leaves a limit without effect. A warning is a wall less than there could
-be, or one with a known hole. The versions that holes were closed in are those of the upstream projects: a distribution may
-have closed them in an older one, so such a finding is a warning that says how to find out, never a failure.
+A failure is what a sandbox refuses to work with, or what leaves a limit without effect. A warning is a layer of isolation that is missing or
+has a known vulnerability. The versions with fixes are those of the upstream projects. A distribution may
+have fixed an older one, so such a finding is a warning that says how to find out, never a failure.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ CHECKS = (
         "security module",
         "warning",
         "neither AppArmor nor SELinux",
-        advice="Enable one of them: it is a wall behind seccomp.",
+        advice="Enable one of them: it is a second layer behind seccomp.",
     ),
     Check("user namespace", "ok", "{mapping}", lambda seen: seen.mapping),
     Check(
@@ -228,14 +228,14 @@ CHECKS = (
         "warning",
         "{used}: a kernel of its own for each container",
         lambda seen: "runsc" in seen.used,
-        "It is the strongest wall here. But a program can kill its own runner there, and one process out of memory ends all.",
+        "It is the strongest isolation here. But a program can kill its own runner there, and one process out of memory ends all.",
     ),
     Check(
         "kernel",
         "warning",
         "{kernel}",
         lambda seen: _numbers(seen.kernel) < OLDEST_KERNEL,
-        "Every container shares it. Use one that still gets its holes closed.",
+        "Every container shares it. Use one that still gets security fixes.",
     ),
     Check("kernel", "ok", "{kernel}"),
     Check(

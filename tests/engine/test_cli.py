@@ -515,6 +515,11 @@ def test_a_run_loads_only_what_it_needs() -> None:
     assert done.stdout == b"set()\n"
 
 
+def test_a_shell_completes_commands(dayfly_: Dayfly) -> None:
+    asked = {"_DAYFLY_COMPLETE": "complete_bash", "COMP_WORDS": "dayfly im", "COMP_CWORD": "1"}
+    assert dayfly_(env={**os.environ, **asked}).stdout == b"image\n"
+
+
 def test_the_defaults_are_the_library_s() -> None:
     from dayfly import _cli as cli
 
@@ -540,6 +545,8 @@ def test_doctor_shows_each_finding(dayfly_: Dayfly) -> None:
     assert as_json.returncode == any(finding["level"] == "failure" for finding in findings)
     table = dayfly_("doctor")
     assert (table.returncode, table.stderr, as_json.stderr) == (as_json.returncode, b"", b"")
+    lines = table.stdout.decode().splitlines()
+    assert [line for line in lines if line.endswith(" ")] == []
     for finding in findings:
         assert f"{finding['name']} " in table.stdout.decode()
 

@@ -22,7 +22,7 @@ from ..faults.conftest import Oracle
 from ..faults.daemon import Daemon
 
 WEAKENING = """#!/usr/bin/python3
-# A runtime that takes a wall away from what it is asked to make, and then is runc.
+# A runtime that removes a restriction from the container it is asked to make, and then is runc.
 import json, os, sys
 if "create" in sys.argv:
     path = sys.argv[sys.argv.index("--bundle") + 1] + "/config.json"
