@@ -1,4 +1,5 @@
-"""dayfly: untrusted Python code in single-use Docker containers, kept warm, over the raw Docker Engine API.
+"""dayfly: untrusted Python code in single-use Docker containers, kept warm, over the raw Docker
+Engine API.
 
 from dayfly import Sandbox
 

@@ -1,8 +1,8 @@
 """Removes the containers of one sandbox that may still exist although nothing attends to them.
 
 Most containers end by themselves and are removed by the engine. That is believed for a second, then
-looked up: one listing for all of them. What is listed and attended to by nobody is removed by its id,
-never by its name: the name may be another sandbox's. What is known of each container is in the
+looked up: one listing for all of them. What is listed and attended to by nobody is removed by its
+id, never by its name: the name may be another sandbox's. What is known of each container is in the
 ledger; this module asks the engine.
 """
 
@@ -22,10 +22,11 @@ from ._orphans import LABEL
 log = logging.getLogger("dayfly.cleaner")
 
 LOOK_AFTER = 1.0
-"""Seconds that the engine has to remove a container that has ended by itself; also between sweeps."""
+"""Seconds that the engine has to remove a container that has ended by itself; also between
+sweeps."""
 OOM_LOOK_AFTER = 10.0
-"""The same after an OOM kill: a removal by force before dockerd has processed the OOM event leaves a
-stale entry in its list ("Removal In Progress", seen with 20.10)."""
+"""The same after an OOM kill: a removal by force before dockerd has processed the OOM event leaves
+a stale entry in its list ("Removal In Progress", seen with 20.10)."""
 SUSPECT_FOR = 60.0
 """Seconds for which a lost creation may still succeed: dockerd goes on when its client has gone."""
 REMOVE_DEADLINE = 10.0
@@ -61,7 +62,8 @@ class Cleaner:
         self._doubt(key, OOM_LOOK_AFTER if oom else LOOK_AFTER, counts=False)
 
     def lose(self, key: int) -> None:
-        """Note that the answer to a creation was lost: whether there is a container is not known."""
+        """Note that the answer to a creation was lost: whether there is a container is not
+        known."""
         self._doubt(key, 0, suspect_for=SUSPECT_FOR, counts=True, lost=True)
 
     async def remove(self, key: int, container: str) -> None:

@@ -1,11 +1,14 @@
-"""The connections to one engine, over httpx: requests, each with a deadline, and the streams of attached containers.
+"""The connections to one engine, over httpx: requests, each with a deadline, and the streams of
+attached containers.
 
-Owns the deadline of every request and the mapping of everything that can go wrong on a connection to dayfly's own errors: nothing of
-httpx or httpcore gets past this file. It is loaded when an engine is first spoken to: they are half of what `import dayfly` would cost.
+Owns the deadline of every request and the mapping of everything that can go wrong on a connection
+to dayfly's own errors: nothing of httpx or httpcore gets past this file. It is loaded when an
+engine is first spoken to: they are half of what `import dayfly` would cost.
 
-Two rules come from how the engine behaves. A deadline is wall time for the whole request, since an engine that answers
-one byte a second would pass any per-read time-out. And an attached stream that nobody reads wedges every other call on its container
-(moby #41827), so a stream can be shut down at any moment, without waiting.
+Two rules come from how the engine behaves. A deadline is wall time for the whole request, since an
+engine that answers one byte a second would pass any per-read time-out. And an attached stream that
+nobody reads wedges every other call on its container (moby #41827), so a stream can be shut down at
+any moment, without waiting.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ class Connection:
         self._transport = self._new_transport()
 
     def _new_transport(self) -> httpx.AsyncHTTPTransport:
-        # The transport without a client: what that adds (cookies, redirects, the merging of settings) is a third of a call's cost.
+        # The transport without a client: what that adds (cookies, redirects, the merging of
+        # settings) is a third of a call's cost.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=30.0)
         return httpx.AsyncHTTPTransport(verify=self._tls, uds=self._endpoint.socket, trust_env=False, limits=limits)
 
@@ -79,7 +83,8 @@ class Connection:
     ) -> bytes:
         """Make one request and return the answer's body. Errors call it by its `name`.
 
-        Raises EngineRefused for a status that is not expected, EngineUnreachable for no answer in time.
+        Raises EngineRefused for a status that is not expected, EngineUnreachable for no answer in
+        time.
         """
         with self._bounded(name, deadline):
             response = await self._send(self._transport, method, target, content, headers)
@@ -87,7 +92,8 @@ class Connection:
 
     @asynccontextmanager
     async def lines(self, target: str, *, name: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Make a request whose answer has no end, and yield its lines. The caller bounds it in time.
+        """Make a request whose answer has no end, and yield its lines. The caller bounds it in
+        time.
 
         Raises what `request` raises, and EngineUnreachable when the connection breaks.
         """
@@ -106,8 +112,9 @@ class Connection:
             with anyio.move_on_after(1, shield=True):
                 await transport.aclose()
                 if parts is not None:
-                    # To its end, which has come now: httpcore has generators inside that nobody else can
-                    # close, and trio warns of those that are left to the garbage collector.
+                    # To its end, which has come now: httpcore has generators inside that nobody
+                    # else can close, and trio warns of those that are left to the garbage
+                    # collector.
                     with suppress(*_FOREIGN):
                         async for _ in parts:
                             pass
@@ -123,13 +130,16 @@ class Connection:
                 raise EngineError(f"a line of the engine's answer is larger than {MAX_ANSWER:,} bytes")
 
     async def attach(self, target: str, *, name: str, container: str) -> AttachedStream:
-        """Ask for the raw stream of a container, in both directions. Raises what `request` raises."""
-        # A transport of its own: in a common one, each request of all looks at every attached stream.
+        """Ask for the raw stream of a container, in both directions. Raises what `request`
+        raises."""
+        # A transport of its own: in a common one, each request of all looks at every attached
+        # stream.
         transport = self._new_transport()
         try:
             with self._bounded(name, None):
                 response = await self._send(transport, "POST", target, None, {"Connection": "Upgrade", "Upgrade": "tcp"})
-                # 101 is today's answer; engines before 1.21 of the API, and some proxies, upgrade under a plain 200.
+                # 101 is today's answer; engines before 1.21 of the API, and some proxies, upgrade
+                # under a plain 200.
                 if response.status_code not in (101, 200):
                     await self._answer(name, response, ())
         except BaseException:
@@ -223,7 +233,8 @@ class AttachedStream:
         self._response = response
         self._container = container
         self._network: _NetworkStream = response.extensions["network_stream"]
-        # Under a plain 200 the first bytes may already be in the HTTP parser's buffer, so they must come through it.
+        # Under a plain 200 the first bytes may already be in the HTTP parser's buffer, so they must
+        # come through it.
         self._body: AsyncIterator[bytes] | None = response.aiter_raw() if response.status_code == 200 else None
         self._socket: socket.socket | None = self._network.get_extra_info("socket")
         hold(self)
@@ -256,7 +267,8 @@ class AttachedStream:
         return bool(poll.poll(0))
 
     def shut_down(self) -> None:
-        """End both directions now, without waiting: the container reads the end of its stdin, and a pending `read` returns."""
+        """End both directions now, without waiting: the container reads the end of its stdin, and a
+        pending `read` returns."""
         if self._socket is not None:
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -276,7 +288,8 @@ class AttachedStream:
                 pass
 
     def forget(self) -> None:
-        """In a fork of this process: let go of its copy of the socket, and leave the connection itself alone."""
+        """In a fork of this process: let go of its copy of the socket, and leave the connection
+        itself alone."""
         if self._socket is not None:
             let_go(self._socket.fileno())
 

@@ -54,19 +54,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("dayfly.container")
 
 GRACE = 0.25
-"""Seconds of silence beyond a deadline after which the host judges alone. The runner needs two periods
-of the CFS quota (0.1 s each) to report where the program's children compete with it."""
+"""Seconds of silence beyond a deadline after which the host judges alone. The runner needs two
+periods of the CFS quota (0.1 s each) to report where the program's children compete with it."""
 GRACE_OF_A_QUOTA = 0.05
-"""Seconds, divided by `Limits.cpus`, that come on top: what the runner needs to report, at that quota."""
+"""Seconds, divided by `Limits.cpus`, that come on top: what the runner needs to report, at that
+quota."""
 START_GRACE = 5.0
-"""Seconds from handing a program over to `started`. Beyond it the container is lost, not the program late."""
+"""Seconds from handing a program over to `started`. Beyond it the container is lost, not the
+program late."""
 READY_DEADLINE = 30.0
 """Seconds from attach to `ready`."""
 ROOM_FOR_A_PROGRAM = 16_000_000
 """Bytes that preloaded modules must leave to a program."""
 CLEAN_WITHIN = 10.0
-"""Seconds from `exit` to `next` in a session. Wiping a full tmpfs takes milliseconds; a container whose
-processor time is used up may take longer."""
+"""Seconds from `exit` to `next` in a session. Wiping a full tmpfs takes milliseconds; a container
+whose processor time is used up may take longer."""
 LINGER = 1.0
 """Seconds from `exit` to the end of the stream, before the container is removed by force."""
 STDERR_KEPT = 2_000
@@ -74,7 +76,8 @@ UID_TRIES = 50
 
 
 class Container:
-    """One container. `live` is its life, in a task of its own; `run` may be called from any other."""
+    """One container. `live` is its life, in a task of its own; `run` may be called from any
+    other."""
 
     def __init__(
         self,
@@ -132,7 +135,8 @@ class Container:
     # Its life.
 
     async def live(self, on_warm: Callable[[Container], None], *, inspect: bool = False) -> None:
-        """Create the container, call `on_warm` when it can take a program, return when it has ended.
+        """Create the container, call `on_warm` when it can take a program, return when it has
+        ended.
 
         Raises StartFailed, RunnerMisbehaved or an EngineError if it never became warm, and
         ContainerLost or RunnerMisbehaved if it ended before it was used.
@@ -158,8 +162,8 @@ class Container:
             if not self._ledger.claim(self._key, name):
                 continue
             try:
-                # Bounded, but not cancelled: the engine would go on, and whether there is a container
-                # would not be known.
+                # Bounded, but not cancelled: the engine would go on, and whether there is a
+                # container would not be known.
                 with anyio.CancelScope(shield=True):
                     self.id = await self._engine.create(name, self._blueprint.body(self.uid))
             except (EngineRefused, ImageMissing) as error:
@@ -236,7 +240,8 @@ class Container:
         self.ready = frame
 
     async def _serve(self) -> None:
-        """Read until the end, and turn what comes into events. The errors of a run go to its caller."""
+        """Read until the end, and turn what comes into events. The errors of a run go to its
+        caller."""
         failure: Exception | None = PoolClosed("the sandbox was closed while the program was running", delivered=True)
         try:
             async with anyio.create_task_group() as tasks:
@@ -281,7 +286,8 @@ class Container:
                 self._move_deadline(None)
                 self._free.set()
             case Spent(reason=reason):
-                # The reason may name what the program has left. It is said to the session's owner alone.
+                # The reason may name what the program has left. It is said to the session's owner
+                # alone.
                 self.spent = reason
             case Error() if run is None or run.over:
                 raise ProtocolViolation("the runner cannot go on")
@@ -354,7 +360,8 @@ class Container:
             return
 
     async def open_session(self, files: Sequence[str], scratch: Sequence[str]) -> None:
-        """Make it run many programs, one after the other. `files`: folders that are kept from one to the next.
+        """Make it run many programs, one after the other. `files`: folders that are kept from one
+        to the next.
 
         `scratch`: folders that are wiped. Raises ContainerLost(delivered=False) if it cannot.
         """
@@ -381,8 +388,8 @@ class Container:
     async def run(self, request: Request) -> Execution:
         """Hand one program over, and return its events. In a session, call `until_free` before.
 
-        Raises ContainerLost(delivered=False) if the container has ended already, and ValueError for a
-        program that no frame can hold.
+        Raises ContainerLost(delivered=False) if the container has ended already, and ValueError for
+        a program that no frame can hold.
         """
         if self._execution is not None and not (self._session and self._execution.over):
             raise RuntimeError("a container runs one program at a time")
@@ -446,7 +453,8 @@ class Container:
             self._tasks.start_soon(self._keep_time)
 
     async def _keep_time(self) -> None:
-        """End a container whose runner is silent beyond the deadline. Return where there is none."""
+        """End a container whose runner is silent beyond the deadline. Return where there is
+        none."""
         while (deadline := self._deadline) is not None:
             assert self._stream is not None
             self._deadline_moved = anyio.Event()
@@ -489,7 +497,8 @@ class Container:
     # Its end.
 
     def end(self) -> None:
-        """Let the container end now, if it has not already. Never waits; its own task does the rest."""
+        """Let the container end now, if it has not already. Never waits; its own task does the
+        rest."""
         self._ending = True
         if self._stream is not None and (self._exit is None or self._session):
             self._stream.shut_down()
@@ -514,7 +523,8 @@ class Container:
             log.debug("%s: ended %s in %.0f ms", self.id[:12], how, (time.monotonic() - begun) * 1_000)
 
     async def _linger(self) -> bool:
-        """After `exit` the runner ends, and the engine removes the container: cheaper than by force."""
+        """After `exit` the runner ends, and the engine removes the container: cheaper than by
+        force."""
         assert self._stream is not None
         with anyio.move_on_after(LINGER, shield=True):
             try:

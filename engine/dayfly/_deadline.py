@@ -1,8 +1,8 @@
 """When the host stops waiting for the runner. Pure: no clock, no I/O.
 
-The runner's clock decides whether a program was late. The host's deadline only ends silence: a runner
-that reports is read to its end, however late this process gets to it. A host process that was blocked,
-stopped or starved reads first and judges afterwards.
+The runner's clock decides whether a program was late. The host's deadline only ends silence: a
+runner that reports is read to its end, however late this process gets to it. A host process that
+was blocked, stopped or starved reads first and judges afterwards.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 LATE = 0.05
 """Seconds by which a deadline may be noticed too late on a host that is well."""
 LONGEST = 10.0
-"""Seconds from the first time that the deadline was noticed after which the host judges, whatever it
-still reads. Time in which this process was late does not count. A runner that follows the protocol
-needs a fraction of that: its output is bounded."""
+"""Seconds from the first time that the deadline was noticed after which the host judges, whatever
+it still reads. Time in which this process was late does not count. A runner that follows the
+protocol needs a fraction of that: its output is bounded."""
 
 
 class Deadline:
-    """One deadline. `at` is on any monotonic clock; `grace` is the silence (seconds) that ends it."""
+    """One deadline. `at` is on any monotonic clock; `grace` is the silence (seconds) that ends
+    it."""
 
     def __init__(self, at: float, grace: float) -> None:
         self.at = at

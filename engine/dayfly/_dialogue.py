@@ -1,24 +1,28 @@
-"""One container's dialogue with its runner, sans I/O: bytes in, frames out, or the one ProtocolViolation.
+"""One container's dialogue with its runner, sans I/O: bytes in, frames out, or the one
+ProtocolViolation.
 
-Owns the order of frames and the bounds on their sizes and number, as conformance/PROTOCOL.md has them. The other side
-is believed in nothing: it is a place where hostile code runs. What does not fit the table ends the dialogue for good.
+Owns the order of frames and the bounds on their sizes and number, as conformance/PROTOCOL.md has
+them. The other side is believed in nothing: it is a place where hostile code runs. What does not
+fit the table ends the dialogue for good.
 
-    state       hello()  open()   run()   ready  started  output, message, display, want  file, skipped  exit      next  spent  error
-    NEW         GREETED  -        -       -      -        -                               -              -         -     -      -
-    GREETED     -        -        -       WARM   -        -                               -              -         -     -      DONE
-    WARM        -        OPENING  HANDED  -      -        -                               -              -         -     -      DONE
-    OPENING     -        -        -       -      -        -                               -              -         IDLE  -      DONE
-    IDLE        -        -        HANDED  -      -        -                               -              -         -     -      DONE
-    HANDED      -        -        -       -      RUNNING  -                               -              -         -     -      DONE
-    RUNNING     -        -        -       -      -        RUNNING                         COLLECTING     CLEANING  -     -      DONE
-    COLLECTING  -        -        -       -      -        -                               COLLECTING     CLEANING  -     -      DONE
-    CLEANING    -        -        -       -      -        -                               -              -         IDLE  DONE   DONE
-    DONE        -        -        -       -      -        -                               -              -         -     -      -
-    BROKEN      -        -        -       -      -        -                               -              -         -     -      -
+    state      hello() open()  run()  ready started output  file       exit     next spent error
+    NEW        GREETED -       -      -     -       -       -          -        -    -     -
+    GREETED    -       -       -      WARM  -       -       -          -        -    -     DONE
+    WARM       -       OPENING HANDED -     -       -       -          -        -    -     DONE
+    OPENING    -       -       -      -     -       -       -          -        IDLE -     DONE
+    IDLE       -       -       HANDED -     -       -       -          -        -    -     DONE
+    HANDED     -       -       -      -     RUNNING -       -          -        -    -     DONE
+    RUNNING    -       -       -      -     -       RUNNING COLLECTING CLEANING -    -     DONE
+    COLLECTING -       -       -      -     -       -       COLLECTING CLEANING -    -     DONE
+    CLEANING   -       -       -      -     -       -       -          -        IDLE DONE  DONE
+    DONE       -       -       -      -     -       -       -          -        -    -     -
+    BROKEN     -       -       -      -     -       -       -          -        -    -     -
 
-stop() is for HANDED, RUNNING and COLLECTING in a session, and changes no state. Without a session, which open() begins,
-`exit` leads to DONE. In the states before RUNNING no program has started since `ready` or `next`; from HANDED on the
-container may have it.
+The column `output` is for message, display and want too, `file` for skipped.
+
+stop() is for HANDED, RUNNING and COLLECTING in a session, and changes no state. Without a session,
+which open() begins, `exit` leads to DONE. In the states before RUNNING no program has started since
+`ready` or `next`; from HANDED on the container may have it.
 """
 
 from __future__ import annotations
@@ -133,15 +137,18 @@ class Dialogue:
         return frame(encode(Hello(protocol=PROTOCOL, token=self._token, preload=self._preload)))
 
     def open(self, files: Sequence[str], scratch: Sequence[str]) -> bytes:
-        """Return the bytes that open a session: many programs instead of one. Both are absolute paths of folders."""
+        """Return the bytes that open a session: many programs instead of one. Both are absolute
+        paths of folders."""
         self._step(Open)
         self._in_session = True
         return frame(encode(Open(files=list(files), scratch=list(scratch))))
 
     def run(self, request: Request, token: str) -> Iterator[bytes]:
-        """Return the bytes that hand the program over, in pieces for one write each; `token` is a fresh secret as above.
+        """Return the bytes that hand the program over, in pieces for one write each; `token` is a
+        fresh secret as above.
 
-        All of them must be written, in order. ValueError if the `run` frame would be over the protocol's bound.
+        All of them must be written, in order. ValueError if the `run` frame would be over the
+        protocol's bound.
         """
         body = encode(msgspec.structs.replace(request.run, token=token))
         if len(body) > RUN_SIZE:
@@ -180,11 +187,13 @@ class Dialogue:
         yield bytes(ready) + self.outgoing()
 
     def stop(self) -> None:
-        """In a session: have the program ended, if it has not ended yet. `outgoing` returns the bytes."""
+        """In a session: have the program ended, if it has not ended yet. `outgoing` returns the
+        bytes."""
         self._stop = self._in_session and self.state in (State.HANDED, State.RUNNING, State.COLLECTING)
 
     def outgoing(self) -> bytes:
-        """Return the next bytes to send beside `run`: standard input that the runner has asked for, and `stop`. b"" where there are none.
+        """Return the next bytes to send beside `run`: standard input that the runner has asked for,
+        and `stop`. b"" where there are none.
 
         To be asked again after each write, and when frames were received.
         """
@@ -203,9 +212,11 @@ class Dialogue:
     # What the runner says.
 
     def receive(self, data: bytes | memoryview) -> Iterator[RunnerFrame]:
-        """Take the runner's bytes and yield the frames that are complete, each before the next is looked at.
+        """Take the runner's bytes and yield the frames that are complete, each before the next is
+        looked at.
 
-        ProtocolViolation comes in its place in this order, so that how bytes were cut into reads never changes what is seen.
+        ProtocolViolation comes in its place in this order, so that how bytes were cut into reads
+        never changes what is seen.
         """
         if self.state is not State.BROKEN:
             self._frames.feed(data)

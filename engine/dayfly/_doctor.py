@@ -1,11 +1,13 @@
 """What this host can and cannot enforce, and what to do about it.
 
-Two halves: `examine` asks the engine, the host's files and the runtimes for facts; `judge` is pure and turns facts into
-findings, so that every one of them can be tested without a broken host at hand. Nothing is changed, started or pulled.
+Two halves: `examine` asks the engine, the host's files and the runtimes for facts; `judge` is pure
+and turns facts into findings, so that every one of them can be tested without a broken host at
+hand. Nothing is changed, started or pulled.
 
-A failure is what a sandbox refuses to work with, or what leaves a limit without effect. A warning is a layer of isolation that is missing or
-has a known vulnerability. The versions with fixes are those of the upstream projects. A distribution may
-have fixed an older one, so such a finding is a warning that says how to find out, never a failure.
+A failure is what a sandbox refuses to work with, or what leaves a limit without effect. A warning
+is a layer of isolation that is missing or has a known vulnerability. The versions with fixes are
+those of the upstream projects. A distribution may have fixed an older one, so such a finding is a
+warning that says how to find out, never a failure.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from ._requirements import REQUIREMENTS, Requirement, security_options
 Level = Literal["ok", "warning", "failure"]
 
 FREE_DISK_BYTES = 1_000_000_000
-"""Below it, containers soon cannot be created: each needs a few hundred kB of the engine's disk, an image a few hundred MB."""
+"""Below it, containers soon cannot be created: each needs a few hundred kB of the engine's disk, an
+image a few hundred MB."""
 OLDEST_KERNEL = (5, 10)
 """The oldest line that kernel.org still maintained when this was written."""
 ASK_DEADLINE = 5.0
@@ -40,7 +43,8 @@ ASK_DEADLINE = 5.0
 HOLES_AS_OF = "2025-11"
 """The month in which KNOWN_HOLES was last compared with the advisories of the projects."""
 # Program -> holes: what it is, and the first good release of each maintained line, oldest first.
-# github.com/opencontainers/runc, containers/crun, containerd/containerd, each under /security/advisories.
+# github.com/opencontainers/runc, containers/crun, containerd/containerd, each under
+# /security/advisories.
 KNOWN_HOLES: dict[str, list[tuple[str, list[tuple[int, ...]]]]] = {
     "runc": [
         ("CVE-2024-21626, an escape through the working directory", [(1, 1, 12)]),
@@ -58,7 +62,8 @@ KNOWN_HOLES: dict[str, list[tuple[str, list[tuple[int, ...]]]]] = {
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: its name, how it stands, what was found, and what to do where it is not ok."""
+    """One thing that was looked at: its name, how it stands, what was found, and what to do where
+    it is not ok."""
 
     name: str
     level: Level
@@ -67,7 +72,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine's own answers do not tell. None is always "could not be found out", as with an engine elsewhere."""
+    """What the engine's own answers do not tell. None is always "could not be found out", as with
+    an engine elsewhere."""
 
     address: str
     socket_mode: int | None = None
@@ -118,7 +124,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One way for a thing to stand. Of the checks of one name, the first that holds is the finding; without any, there is none."""
+    """One way for a thing to stand. Of the checks of one name, the first that holds is the finding;
+    without any, there is none."""
 
     name: str
     level: Level
@@ -277,7 +284,8 @@ CHECKS = (
 
 
 def judge(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, *, runtime: str | None = None) -> list[Finding]:
-    """Turn `GET /version`, `GET /info` and the host's facts into findings, one or more for each thing looked at.
+    """Turn `GET /version`, `GET /info` and the host's facts into findings, one or more for each
+    thing looked at.
 
     `runtime` is the one that is to be used; None for the engine's default.
     """
@@ -324,7 +332,8 @@ def _seen(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, 
 
 
 async def consult(docker_host: str | None = None, *, image: str = DEFAULT_IMAGE, runtime: str | None = None) -> list[Finding]:
-    """Connect to the engine and examine it. Never raises for what it finds: an engine that cannot be reached is a finding, too."""
+    """Connect to the engine and examine it. Never raises for what it finds: an engine that cannot
+    be reached is a finding, too."""
     try:
         async with EngineAPI(docker_host) as engine:
             return await examine(engine, image=image, runtime=runtime)
@@ -334,7 +343,8 @@ async def consult(docker_host: str | None = None, *, image: str = DEFAULT_IMAGE,
 
 
 async def examine(engine: EngineAPI, *, image: str = DEFAULT_IMAGE, runtime: str | None = None) -> list[Finding]:
-    """Look at an engine, and at this host where the engine is on it; return the findings. Raises EngineError where it does not answer."""
+    """Look at an engine, and at this host where the engine is on it; return the findings. Raises
+    EngineError where it does not answer."""
     version, info = await engine.version(), await engine.info()
     protocol = None
     try:
@@ -374,13 +384,15 @@ def _holes(name: str, said: str) -> Finding:
 
 
 def _is_open(number: tuple[int, ...], closed_in: Sequence[tuple[int, ...]]) -> bool:
-    """Whether a release still has a hole: it is older than the fix of its own line, or its line is older than all with a fix."""
+    """Whether a release still has a hole: it is older than the fix of its own line, or its line is
+    older than all with a fix."""
     own_line = [fix for fix in closed_in if fix[:2] == number[:2]]
     return number < own_line[0] if own_line else number < closed_in[-1]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The first dotted number in a text: "runc version 1.1.5+ds1" is (1, 1, 5). Empty where there is none.
+    """The first dotted number in a text: "runc version 1.1.5+ds1" is (1, 1, 5). Empty where there
+    is none.
 
     A pre-release counts as older than every release of its line: "1.4.0-rc.2" is (1, 4, -1).
     """
@@ -446,7 +458,8 @@ def _free_bytes(path: str) -> int | None:
 
 
 def _runtime_versions(runtimes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Ask each runtime of the engine's configuration for its version; containerd's is in `/version`."""
+    """Ask each runtime of the engine's configuration for its version; containerd's is in
+    `/version`."""
     versions = {}
     for name, settings in runtimes.items():
         program = shutil.which(str((settings or {}).get("path") or ""))

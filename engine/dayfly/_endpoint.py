@@ -1,8 +1,8 @@
 """Where the engine is: from an address, the environment, or the Docker context to one Endpoint.
 
-Owns the order of precedence and the meaning of an address. It reads files, and never opens a connection.
-The order is the Docker client's own, with the rootless socket last:
-the argument, DOCKER_HOST, the current context (DOCKER_CONTEXT, then `currentContext` of config.json),
+Owns the order of precedence and the meaning of an address. It reads files, and never opens a
+connection. The order is the Docker client's own, with the rootless socket last: the argument,
+DOCKER_HOST, the current context (DOCKER_CONTEXT, then `currentContext` of config.json),
 /var/run/docker.sock, then the rootless sockets.
 """
 
@@ -22,7 +22,8 @@ SYSTEM_SOCKET = "/var/run/docker.sock"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine's address. `socket` is the path of a Unix socket, or None where `host` and `port` are to be dialled."""
+    """An engine's address. `socket` is the path of a Unix socket, or None where `host` and `port`
+    are to be dialled."""
 
     address: str
     """As it was given or found, for messages: `unix:///var/run/docker.sock`."""
@@ -30,7 +31,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "docker"
     port: int | None = None
     tls: str | None = None
-    """Directory with ca.pem, cert.pem and key.pem; empty: the system's own authorities and no client certificate."""
+    """Directory with ca.pem, cert.pem and key.pem; empty: the system's own authorities and no
+    client certificate."""
     tls_verify: bool = True
 
     @property
@@ -40,7 +42,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return f"{'http' if self.tls is None else 'https'}://{self.host}{port}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS settings, or None for plain connections. Raises ValueError for material that cannot be read."""
+        """The TLS settings, or None for plain connections. Raises ValueError for material that
+        cannot be read."""
         if self.tls is None:
             return None
         folder = Path(self.tls) if self.tls else None
@@ -63,7 +66,8 @@ def resolve(
     environ: Mapping[str, str] = os.environ,
     system_socket: str = SYSTEM_SOCKET,
 ) -> Endpoint:
-    """Find the engine. TypeError or ValueError for an address, context or TLS setting that makes no sense.
+    """Find the engine. TypeError or ValueError for an address, context or TLS setting that makes no
+    sense.
 
     An Endpoint is returned as it is. A process that makes sandbox after sandbox resolves once: the
     Docker client's files may be half written, or unreadable for want of descriptors, later on.
@@ -107,7 +111,8 @@ def _parse(address: str, source: str, environ: Mapping[str, str], config: Path) 
     verify = environ.get("DOCKER_TLS_VERIFY", "") not in ("", "0")
     tls: str | None = None
     if verify or scheme == "https" or environ.get("DOCKER_CERT_PATH"):
-        # The Docker client looks for its certificates in the configuration's own folder where no other is named.
+        # The Docker client looks for its certificates in the configuration's own folder where no
+        # other is named.
         default = str(config) if _exists(config / "ca.pem") or _exists(config / "cert.pem") else ""
         tls = environ.get("DOCKER_CERT_PATH") or default
         tls = os.path.abspath(tls) if tls else ""  # noqa: PTH100

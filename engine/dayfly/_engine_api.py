@@ -1,7 +1,8 @@
 """The Docker Engine API: the few verbs that dayfly uses, and what is used of their answers.
 
-Owns paths, queries, the agreement on the API's version and the shapes of answers. It decides nothing: when to create, to kill or to
-try again is for those who call it. How a request gets there and back, and in what time, is `connection`'s.
+Owns paths, queries, the agreement on the API's version and the shapes of answers. It decides
+nothing: when to create, to kill or to try again is for those who call it. How a request gets there
+and back, and in what time, is `connection`'s.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from ._connection import AttachedStream, Connection
 
 OLDEST_API = (1, 41)
-"""Docker 20.10: the first with private cgroup namespaces as a create option on both cgroup versions."""
+"""Docker 20.10: the first with private cgroup namespaces as a create option on both cgroup
+versions."""
 NEWEST_API = (1, 51)
 """Docker 28.5, the newest this was tried with. A newer engine is spoken to in this version."""
 DEFAULT_DEADLINE = 30.0
-"""Seconds. A healthy engine takes milliseconds; under a burst of fifty creations a single one was seen to take five."""
+"""Seconds. A healthy engine takes milliseconds; under a burst of fifty creations a single one was
+seen to take five."""
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -37,7 +40,8 @@ _JSON = {"Content-Type": "application/json"}
 class EngineAPI:
     """One engine. Use as an async context manager; entering it agrees on the API version.
 
-    Entering raises EngineUnreachable, or EngineError for an engine older than API 1.41 (Docker 20.10).
+    Entering raises EngineUnreachable, or EngineError for an engine older than API 1.41 (Docker
+    20.10).
     """
 
     def __init__(self, where: str | Endpoint | None = None, *, deadline: float | None = None) -> None:
@@ -53,12 +57,14 @@ class EngineAPI:
 
     @property
     def local(self) -> bool:
-        """True if the engine is reached over a Unix socket, and so shares this host's kernel as a rule."""
+        """True if the engine is reached over a Unix socket, and so shares this host's kernel as a
+        rule."""
         return self.endpoint.socket is not None
 
     async def __aenter__(self) -> EngineAPI:
         try:
-            # It brings httpx, half of what `import dayfly` would cost. In a thread, once: the event loop goes on.
+            # It brings httpx, half of what `import dayfly` would cost. In a thread, once: the event
+            # loop goes on.
             if (name := f"{__package__}._connection") not in sys.modules:
                 await anyio.to_thread.run_sync(importlib.import_module, name)
             from ._connection import Connection  # noqa: PLC0415
@@ -78,7 +84,8 @@ class EngineAPI:
         await self.aclose()
 
     def hurry(self, seconds: float) -> None:
-        """Let no call, under way or to come, last longer than this from now on: somebody is waiting for the end."""
+        """Let no call, under way or to come, last longer than this from now on: somebody is waiting
+        for the end."""
         self._deadline = min(self._deadline, seconds)
         if self._open is not None:
             self._open.hurry(seconds)
@@ -109,9 +116,11 @@ class EngineAPI:
         deadline: float | None = None,
         expect: tuple[int, ...] = (200, 201, 204),
     ) -> bytes:
-        """Make one call and return the answer's body. `body` is sent as JSON, `content` as it is; `deadline` is in seconds.
+        """Make one call and return the answer's body. `body` is sent as JSON, `content` as it is;
+        `deadline` is in seconds.
 
-        Raises EngineRefused for a status that is not expected, EngineUnreachable for no answer in time.
+        Raises EngineRefused for a status that is not expected, EngineUnreachable for no answer in
+        time.
         """
         if body is not None:
             content, headers = msgspec.json.encode(body), {**_JSON, **(headers or {})}
@@ -121,7 +130,8 @@ class EngineAPI:
         )
 
     async def ask(self, method: str, path: str, *, shape: Any = Any, **options: Any) -> Any:
-        """Like `call`, and decode the answer as JSON. EngineError where it is none, or not of this shape."""
+        """Like `call`, and decode the answer as JSON. EngineError where it is none, or not of this
+        shape."""
         return _decode(f"{method} {path}", await self.call(method, path, **options), shape)
 
     async def version(self) -> dict[str, Any]:
@@ -133,7 +143,8 @@ class EngineAPI:
         return dict(await self.ask("GET", "/info", shape=_Info))
 
     async def create(self, name: str, body: Mapping[str, Any] | msgspec.Raw) -> str:
-        """Create a container and return its id. ImageMissing if its image is not there; EngineRefused(409) if the name is taken."""
+        """Create a container and return its id. ImageMissing if its image is not there;
+        EngineRefused(409) if the name is taken."""
         try:
             answer = await self.ask("POST", "/containers/create", query={"name": name}, body=body, shape=_Row)
         except EngineRefused as error:
@@ -151,7 +162,8 @@ class EngineAPI:
         return dict(await self.ask("GET", f"/containers/{container}/json", shape=_Container))
 
     async def remove(self, container: str, *, deadline: float | None = None) -> bool:
-        """Kill and remove a container. True if it is gone; False if another removal is on its way already."""
+        """Kill and remove a container. True if it is gone; False if another removal is on its way
+        already."""
         query = {"force": "1", "v": "1"}
         try:
             await self.call("DELETE", f"/containers/{container}", query=query, deadline=deadline, expect=(204, 404))
@@ -169,10 +181,11 @@ class EngineAPI:
 
     @asynccontextmanager
     async def events(self, container: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """What happened to one container, oldest first, and what happens from now on, without an end.
+        """What happened to one container, oldest first, and what happens from now on, without an
+        end.
 
-        The caller bounds it in time. The engine remembers its last 256 events only. No time is named:
-        the clocks of host and engine may differ.
+        The caller bounds it in time. The engine remembers its last 256 events only. No time is
+        named: the clocks of host and engine may differ.
         """
         filters = msgspec.json.encode({"container": [container], "type": ["container"]}).decode()
         target = f"{self._prefix}/events?{urlencode({'since': '1', 'filters': filters})}"
@@ -197,7 +210,8 @@ class EngineAPI:
         return list(await self.ask("GET", "/images/json", query={"filters": filters}, shape=list[_Row]))
 
     async def remove_image(self, image: str) -> None:
-        """Untag an image, and remove it if that was its last tag. One that is not there is success."""
+        """Untag an image, and remove it if that was its last tag. One that is not there is
+        success."""
         await self.call("DELETE", f"/images/{quote(image, safe='/:@')}", expect=(200, 404))
 
     async def attach(self, container: str) -> AttachedStream:
@@ -208,7 +222,8 @@ class EngineAPI:
 
 
 def negotiate(version: Mapping[str, Any], address: str) -> str:
-    """The API version to speak, "1.43", from `GET /version`. EngineError if there is none that both sides know."""
+    """The API version to speak, "1.43", from `GET /version`. EngineError if there is none that both
+    sides know."""
     try:
         newest = _number(version["ApiVersion"])
         oldest = _number(version.get("MinAPIVersion") or version["ApiVersion"])
@@ -272,7 +287,8 @@ def _decode(call: str, answer: bytes, shape: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Leave out members that are null. Engines write null, an empty value or nothing for one and the same."""
+    """Leave out members that are null. Engines write null, an empty value or nothing for one and
+    the same."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

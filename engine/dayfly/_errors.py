@@ -27,7 +27,8 @@ class DayflyError(Exception):
     """Base of every error that dayfly raises on its own account. All of them can be pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own way calls the class with `args`, which lack what is keyword-only: a worker process could not report its error.
+        # Exception's own way calls the class with `args`, which lack what is keyword-only: a worker
+        # process could not report its error.
         return _unpickled, (type(self), self.args, self.__dict__)
 
 
@@ -55,7 +56,8 @@ class EngineUnreachable(EngineError):
 class EngineRefused(EngineError):
     """The engine answered a call with an error.
 
-    `status` is its HTTP status (int); it does not tell the kinds of failure apart: a bad request may be a 500.
+    `status` is its HTTP status (int); it does not tell the kinds of failure apart: a bad request
+    may be a 500.
     """
 
     def __init__(self, message: str, *, status: int) -> None:
@@ -68,7 +70,8 @@ class ImageMissing(EngineError):
 
 
 class PoolError(DayflyError):
-    """The pool had no container for the run, or was closed. `delivered` (bool) as with SandboxError."""
+    """The pool had no container for the run, or was closed. `delivered` (bool) as with
+    SandboxError."""
 
     def __init__(self, message: str, *, delivered: bool = False) -> None:
         super().__init__(message)
@@ -76,7 +79,8 @@ class PoolError(DayflyError):
 
 
 class PoolClosed(PoolError):
-    """The sandbox is closed, being closed, not yet initialized, or belongs to another process. Delivered if it ended the run."""
+    """The sandbox is closed, being closed, not yet initialized, or belongs to another process.
+    Delivered if it ended the run."""
 
 
 class PoolTimeout(PoolError):
@@ -110,7 +114,8 @@ class StartFailed(SandboxError):
 
 
 class RunnerMisbehaved(SandboxError):
-    """The container's side broke the protocol. Its container is gone; no claim of its was believed."""
+    """The container's side broke the protocol. Its container is gone; no claim of its was
+    believed."""
 
 
 class ContainerLost(SandboxError):
@@ -125,4 +130,5 @@ class SessionLost(SandboxError):
 
 
 class ProtocolViolation(Exception):
-    """Internal: bytes from the other side break a protocol. It becomes RunnerMisbehaved before a caller sees it."""
+    """Internal: bytes from the other side break a protocol. It becomes RunnerMisbehaved before a
+    caller sees it."""

@@ -1,8 +1,9 @@
 """What happens in a run, in order.
 
-`Leased` and `Ended` are the host's own. The others are the runner's frames as they are: `Started`, then
-`Output`, `Message` and `Display`, then `File` and `Skipped`. An iterator of events that has no `Ended` raises:
-the container has failed. Of a run on another machine there are `Leased`, each Piece and the Result, made there.
+`Leased` and `Ended` are the host's own. The others are the runner's frames as they are: `Started`,
+then `Output`, `Message` and `Display`, then `File` and `Skipped`. An iterator of events that has no
+`Ended` raises: the container has failed. Of a run on another machine there are `Leased`, each Piece
+and the Result, made there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ._result import OnOutput, Outcome, Piece, Recorder, Result
 
 
 class Leased(msgspec.Struct, frozen=True):
-    """A container was leased for the run. It comes again if that container dies before it has the program."""
+    """A container was leased for the run. It comes again if that container dies before it has the
+    program."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -43,7 +45,8 @@ class Fold:
         self._on_start = on_start
 
     def take(self, event: Event) -> list[Piece | Result]:
-        """Return what there is for the caller: a Piece of output; or the last ones, and the Result."""
+        """Return what there is for the caller: a Piece of output; or the last ones, and the
+        Result."""
         if isinstance(event, Leased):
             if self._on_start is not None:
                 self._on_start()

@@ -1,4 +1,5 @@
-"""What a fork of this process must let go of: a copy of a connection, or of a pipe, keeps open what its owner's death should end."""
+"""What a fork of this process must let go of: a copy of a connection, or of a pipe, keeps open what
+its owner's death should end."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def release(thing: Held) -> None:
 
 
 def let_go(descriptor: int) -> None:
-    """Close what is behind a descriptor and keep its number taken, by /dev/null: its owner may close it later, and closes nothing else."""
+    """Close what is behind a descriptor and keep its number taken, by /dev/null: its owner may
+    close it later, and closes nothing else."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, descriptor, inheritable=False)
     os.close(null)

@@ -1,8 +1,9 @@
 """Length-prefixed frames, sans I/O: 4 bytes of big-endian length, then that many bytes of body.
 
-Owns where a frame begins and ends, and nothing of what it says. The length comes from a place where hostile code runs:
-it is checked against the limit before a byte of the body is kept, and memory grows with bytes that came, never with a claim.
-The contract is conformance/PROTOCOL.md, section "Frame".
+Owns where a frame begins and ends, and nothing of what it says. The length comes from a place where
+hostile code runs: it is checked against the limit before a byte of the body is kept, and memory
+grows with bytes that came, never with a claim. The contract is conformance/PROTOCOL.md, section
+"Frame".
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ down as a list of calls.
        │                │                                              │                   ▲
        └────────────────┴────────── ending, a failure ───────────────►─┴─uncertain──► UNCERTAIN
 
-A worker never goes back from LEASED to WARM, with one exception: a waiter that was assigned a worker
-and was cancelled in the same moment, before it could use it.
+A worker never goes back from LEASED to WARM, with one exception: a waiter that was assigned a
+worker and was cancelled in the same moment, before it could use it.
 
 UNCERTAIN is a worker that may still exist although nothing attends to it: its end was seen but not
-confirmed, its removal failed, or the answer to its creation was lost. `listed` compares such records
-with what the engine lists, and returns what is to be removed.
+confirmed, its removal failed, or the answer to its creation was lost. `listed` compares such
+records with what the engine lists, and returns what is to be removed.
 
 Times are seconds on any monotonic clock.
 """
@@ -29,7 +29,8 @@ from ._errors import PoolClosed, PoolFull
 
 BACKOFF_FIRST = 0.1
 BACKOFF_MOST = 2.0
-"""Seconds between tries while creation fails. An engine that recovers is noticed this much later."""
+"""Seconds between tries while creation fails. An engine that recovers is noticed this much
+later."""
 
 
 class State(enum.Enum):
@@ -62,7 +63,8 @@ class Record:
 
 @dataclass(eq=False)
 class Ticket:
-    """One waiter's place in the queue. `worker` is what it was assigned; `expired`: it timed out."""
+    """One waiter's place in the queue. `worker` is what it was assigned; `expired`: it timed
+    out."""
 
     deadline: float
     worker: int | None = None
@@ -71,7 +73,8 @@ class Ticket:
 
 @dataclass
 class Plan:
-    """Workers to create, tickets that were answered, and when to ask again (None: after an event)."""
+    """Workers to create, tickets that were answered, and when to ask again (None: after an
+    event)."""
 
     create: list[int] = field(default_factory=list)
     answered: list[Ticket] = field(default_factory=list)
@@ -82,9 +85,9 @@ class Ledger:
     """The records of a pool that keeps `size` workers warm.
 
     `max_alive` bounds workers in any state, `max_creating` those being created, `max_waiting` the
-    queue, `max_wait` (seconds) the time in it. `refill_delay`: seconds to wait before a leased worker
-    is replaced while any is leased and nobody is queued, so that creation does not compete with a
-    burst of short runs.
+    queue, `max_wait` (seconds) the time in it. `refill_delay`: seconds to wait before a leased
+    worker is replaced while any is leased and nobody is queued, so that creation does not compete
+    with a burst of short runs.
     """
 
     def __init__(
@@ -150,7 +153,8 @@ class Ledger:
     # A worker's life.
 
     def claim(self, key: int, name: str) -> bool:
-        """Reserve a name for a worker that is about to be created. False if another worker has it."""
+        """Reserve a name for a worker that is about to be created. False if another worker has
+        it."""
         if name in self._names:
             return False
         self.unclaim(key)
@@ -216,9 +220,9 @@ class Ledger:
     def uncertain(self, key: int, now: float, *, expected_in: float, suspect_for: float = 0.0, counts: bool, lost: bool = False) -> None:
         """Note that a worker may still exist, and that nothing attends to it.
 
-        It is expected to go by itself within `expected_in` seconds, and not removed before. A listing
-        without it is believed after `suspect_for` seconds. `counts`: it counts against `max_alive`
-        until a listing does not show it. `lost`: the answer to its creation was lost.
+        It is expected to go by itself within `expected_in` seconds, and not removed before. A
+        listing without it is believed after `suspect_for` seconds. `counts`: it counts against
+        `max_alive` until a listing does not show it. `lost`: the answer to its creation was lost.
         """
         record = self._records.get(key)
         if record is None:
@@ -231,7 +235,8 @@ class Ledger:
         self._count(record, +1)
 
     def listed(self, asked_at: float, rows: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
-        """Compare the records with a complete listing, (name, id) each, that was asked for at `asked_at`.
+        """Compare the records with a complete listing, (name, id) each, that was asked for at
+        `asked_at`.
 
         Returns two lists of ids: what is to be removed, since nothing attends to it, and what is
         expected to go by itself.
@@ -269,7 +274,8 @@ class Ledger:
         return remove, leaving
 
     def unlisted(self, now: float, suspect_for: float) -> None:
-        """Note that the engine did not answer a listing. It made no progress with lost creations either."""
+        """Note that the engine did not answer a listing. It made no progress with lost creations
+        either."""
         for record in self._records.values():
             if record.lost and record.state is State.UNCERTAIN:
                 record.until = now + suspect_for
@@ -356,8 +362,8 @@ class Ledger:
         self.failed += 1
         # One failure per window: fifty workers that die of one cause are one failure.
         if now >= self._resume_at:
-            # Only a lease resets the count. Where workers become warm and die at once, becoming warm
-            # would reset it each time.
+            # Only a lease resets the count. Where workers become warm and die at once, becoming
+            # warm would reset it each time.
             self._resume_at = now + min(BACKOFF_FIRST * 2**self._failures, BACKOFF_MOST)
             self._failures = min(self._failures + 1, 16)
             self._failing = True

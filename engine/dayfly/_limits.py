@@ -1,4 +1,5 @@
-"""What one program may use. Values only; `spec` and the runner turn them into the kernel's own limits."""
+"""What one program may use. Values only; `spec` and the runner turn them into the kernel's own
+limits."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 MAX_RUN_BYTES = 40_000_000
-"""Ceiling of code, of input, and of what a program may send: what this process holds in memory for one run."""
+"""Ceiling of code, of input, and of what a program may send: what this process holds in memory for
+one run."""
 
 MAX_WAITING = 1_000_000
 """Ceiling of callers in a queue."""
@@ -17,8 +19,9 @@ MAX_WAITING = 1_000_000
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of a run beside its time and memory. Sizes are bytes, 1 MB is 10^6.
 
-    Raises TypeError for a value of the wrong type and ValueError for one out of range, naming the field.
-    The sum of the tmpfs sizes and `shm_bytes` counts against the container's memory when it is used.
+    Raises TypeError for a value of the wrong type and ValueError for one out of range, naming the
+    field. The sum of the tmpfs sizes and `shm_bytes` counts against the container's memory when it
+    is used.
     """
 
     cpus: float = 1.0
@@ -37,14 +40,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     file_size_bytes: int = 16_000_000
     """Largest file that may be written (RLIMIT_FSIZE)."""
     loopback: bool = True
-    """TCP inside the container; UDP too, where its memory is charged to the container: on cgroup v2, with crun, under gVisor.
-    Without it only Unix sockets are left: what waits for `accept` is the host's memory and counts against no container."""
+    """TCP inside the container; UDP too, where its memory is charged to the container: on cgroup
+    v2, with crun, under gVisor. Without it only Unix sockets are left: what waits for `accept` is
+    the host's memory and counts against no container."""
     stdout_bytes: int = 1_000_000
     """Output kept of stdout; what is over is counted, dropped and flagged."""
     stderr_bytes: int = 1_000_000
     """The same for stderr."""
     on_output_limit: Literal["truncate", "kill"] = "truncate"
-    """truncate: the program goes on, its further output is dropped. kill: the run ends, outcome `output_limit`."""
+    """truncate: the program goes on, its further output is dropped. kill: the run ends, outcome
+    `output_limit`."""
     messages: int = 1_000
     """Values that `sandbox.send` may deliver."""
     message_bytes: int = 1_000_000
@@ -91,7 +96,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def integer(name: str, value: Any, *, least: int, most: int) -> int:
-    """Return `value` if it is an int within the bounds; TypeError or ValueError if not. No bool, nor any other subclass."""
+    """Return `value` if it is an int within the bounds; TypeError or ValueError if not. No bool,
+    nor any other subclass."""
     # A subclass may compare as it likes, and the codec of the frames takes none.
     if type(value) is not int:
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
@@ -101,7 +107,8 @@ def integer(name: str, value: Any, *, least: int, most: int) -> int:
 
 
 def number(name: str, value: Any, *, least: float, most: float) -> float:
-    """Return `value` as a float if it is a finite int or float within the bounds; else raise as above."""
+    """Return `value` as a float if it is a finite int or float within the bounds; else raise as
+    above."""
     if type(value) not in (int, float):
         raise TypeError(f"{name} must be an int or a float, not {type(value).__name__}")
     # A comparison with NaN is False whichever way it is put, so finiteness is asked for by name.
@@ -111,5 +118,6 @@ def number(name: str, value: Any, *, least: float, most: float) -> float:
 
 
 def _shown(value: Any) -> str:
-    # Python refuses to write out an int of many thousand digits, with a ValueError that names no field.
+    # Python refuses to write out an int of many thousand digits, with a ValueError that names no
+    # field.
     return repr(value) if isinstance(value, float) or abs(value) < 10**30 else "an int of that size"

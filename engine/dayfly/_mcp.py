@@ -1,7 +1,7 @@
 """The tools of `dayfly mcp` and of `/mcp` on the server, on the official SDK (the extra `mcp`).
 
-What a program did, a failure of its own among it, is a result that the model reads. A failure of the sandbox is a protocol error, which it
-does not see. Nothing persists from one call to the next.
+What a program did, a failure of its own among it, is a result that the model reads. A failure of
+the sandbox is a protocol error, which it does not see. Nothing persists from one call to the next.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 MOST_IMAGES = 5
 
 Run = Callable[[Job, Any], Awaitable[Result]]
-"""Runs a job of a call, whose Context is the second argument. DayflyError becomes a protocol error, ValueError one of the tool's."""
+"""Runs a job of a call, whose Context is the second argument. DayflyError becomes a protocol error,
+ValueError one of the tool's."""
 
 
 class FileInfo(BaseModel):
@@ -169,7 +170,8 @@ def _cut(text: str) -> str:
 
 
 def _images(displays: list[Any]) -> Iterator[ImageContent]:
-    """Yield an image for each display that has one. What a display holds is the program's claim, and may be anything."""
+    """Yield an image for each display that has one. What a display holds is the program's claim,
+    and may be anything."""
     for display in displays:
         if isinstance(display, Mapping):
             kind = next((kind for kind in IMAGES if isinstance(display.get(kind), str)), None)
@@ -187,7 +189,8 @@ def _resource(path: str, data: bytes) -> EmbeddedResource:
 
 
 async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float) -> None:
-    """Serve one client over stdin and stdout until it goes. Raises what `AsyncSandbox.initialize` raises."""
+    """Serve one client over stdin and stdout until it goes. Raises what `AsyncSandbox.initialize`
+    raises."""
     async with sandbox:
 
         async def run(job: Job, _: Any) -> Result:

@@ -1,7 +1,8 @@
 """The frames of the runner protocol as msgspec Structs, and their two codecs.
 
-conformance/PROTOCOL.md is the contract. Decoding is strict: an unknown type or member, a missing one, a wrong type,
-a number out of range is a ProtocolViolation. What the values mean, and when a frame may come, is `dialogue`'s.
+conformance/PROTOCOL.md is the contract. Decoding is strict: an unknown type or member, a missing
+one, a wrong type, a number out of range is a ProtocolViolation. What the values mean, and when a
+frame may come, is `dialogue`'s.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class Stop(Frame, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """All that hands one program over. The dialogue fills in the run's token, and cuts the rest into frames."""
+    """All that hands one program over. The dialogue fills in the run's token, and cuts the rest
+    into frames."""
 
     run: Run
     files: tuple[tuple[str, bytes], ...]
@@ -230,14 +232,17 @@ def decode(body: bytes) -> RunnerFrame:
     """Return what a body says; ProtocolViolation if it says nothing that the protocol knows."""
     try:
         return _decoder.decode(body)
-    # Hostile nesting ends as RecursionError; bytes that are not UTF-8 as UnicodeDecodeError, which is a ValueError.
+    # Hostile nesting ends as RecursionError; bytes that are not UTF-8 as UnicodeDecodeError, which
+    # is a ValueError.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        # The error quotes names out of the body, of any length and with any control characters in them.
+        # The error quotes names out of the body, of any length and with any control characters in
+        # them.
         raise ProtocolViolation(f"a frame makes no sense ({str(error)[:200]!a}): {body[:120]!r}") from None
 
 
 def path_problem(path: str) -> str | None:
-    """Return what is wrong with a path of `put` or `file`, or None: relative, POSIX, within the protocol's bounds."""
+    """Return what is wrong with a path of `put` or `file`, or None: relative, POSIX, within the
+    protocol's bounds."""
     try:
         size = len(path.encode())
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
 """Whose container is it: the labels of a sandbox's containers, and the removal of orphans.
 
-An orphan is a container whose host process is dead. It is found by its labels, which say what process
-of what boot made it. A container of a living process, or one that merely has a label of ours, is
-never touched.
+An orphan is a container whose host process is dead. It is found by its labels, which say what
+process of what boot made it. A container of a living process, or one that merely has a label of
+ours, is never touched.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def is_orphan(container: Mapping[str, Any], *, same_host: bool, now: float) -> b
 async def find(engine: EngineAPI) -> list[dict[str, Any]]:
     """Return the engine's rows of all orphans."""
     rows = await engine.containers(LABEL)
-    # A Unix socket may lead to another host, over ssh say. There the containers of others would look
-    # like those of an earlier boot.
+    # A Unix socket may lead to another host, over ssh say. There the containers of others would
+    # look like those of an earlier boot.
     same_host = engine.local and bool(rows) and (await engine.info()).get("Name") == os.uname().nodename
     found = [row for row in rows if is_orphan(row, same_host=same_host, now=time.time())]
     # A container has its image's labels too. Where LABEL is one of those, dayfly did not set it.

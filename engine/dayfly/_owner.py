@@ -1,7 +1,7 @@
 """A task for what outlives a call, on asyncio or trio.
 
-It belongs to no caller, so no caller's cancellation ends it. It cannot end silently: an internal error
-is logged with its traceback, and kept for everybody who waits or comes later.
+It belongs to no caller, so no caller's cancellation ends it. It cannot end silently: an internal
+error is logged with its traceback, and kept for everybody who waits or comes later.
 """
 
 from __future__ import annotations

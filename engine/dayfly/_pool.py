@@ -1,8 +1,9 @@
-"""Executes the ledger's plan: starts workers, wakes waiters. Generic over the worker; knows no Docker.
+"""Executes the ledger's plan: starts workers, wakes waiters. Generic over the worker; knows no
+Docker.
 
-Each worker has one task for its whole life, from before it is created until nothing is left of it. So
-there is one place that ends it, whatever happens, and no await of a caller stands between a worker
-and its end. A lease always ends its worker, however it is left.
+Each worker has one task for its whole life, from before it is created until nothing is left of it.
+So there is one place that ends it, whatever happens, and no await of a caller stands between a
+worker and its end. A lease always ends its worker, however it is left.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Worker(Protocol):
 W = TypeVar("W", bound=Worker)
 Live = Callable[[int, Callable[[W], None]], Awaitable[None]]
 """Lives the life of the worker with this key in the ledger. It calls back once, when the worker is
-ready for use, and returns when it is over. It raises if the worker fails before it is leased; failures
-during a lease are raised to the lease holder. It always cleans up, also when it is cancelled, and
-notes in the ledger what cannot be confirmed."""
+ready for use, and returns when it is over. It raises if the worker fails before it is leased;
+failures during a lease are raised to the lease holder. It always cleans up, also when it is
+cancelled, and notes in the ledger what cannot be confirmed."""
 
 
 class _Waiter(Generic[W]):
@@ -60,7 +61,8 @@ class Lease(Generic[W]):
 
 
 class Pool(Generic[W]):
-    """Workers created ahead of use, each leased once. All methods belong to `serve`'s event loop."""
+    """Workers created ahead of use, each leased once. All methods belong to `serve`'s event
+    loop."""
 
     def __init__(self, ledger: Ledger, live: Live[W], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
@@ -108,7 +110,8 @@ class Pool(Generic[W]):
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[W]:
-        """Hold one worker for a block, as `acquire` does. Ends it on exit, however the block is left."""
+        """Hold one worker for a block, as `acquire` does. Ends it on exit, however the block is
+        left."""
         lease = await self.acquire()
         try:
             yield lease.worker
@@ -118,8 +121,8 @@ class Pool(Generic[W]):
     async def acquire(self) -> Lease[W]:
         """Return a lease of one worker, after at most the ledger's `max_wait` in the queue.
 
-        Raises PoolClosed, PoolFull or PoolTimeout if none becomes available. The worker may die at any
-        time; callers must handle that.
+        Raises PoolClosed, PoolFull or PoolTimeout if none becomes available. The worker may die at
+        any time; callers must handle that.
         """
         asked_at = self._clock()
         try:

@@ -1,4 +1,5 @@
-"""What a container died of, by the engine's events. Its `inspect` may be gone with it; its events stay for a while."""
+"""What a container died of, by the engine's events. Its `inspect` may be gone with it; its events
+stay for a while."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from ._engine_api import EngineAPI
 from ._errors import EngineError
 
 POST_MORTEM = 5.0
-"""Seconds that the engine has to say what a container died of. It takes milliseconds, if it is not busy."""
+"""Seconds that the engine has to say what a container died of. It takes milliseconds, if it is not
+busy."""
 OOM_DELAY = 0.5
 """Seconds to wait for the `oom` event after `die`; it arrives separately."""
 

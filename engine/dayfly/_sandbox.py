@@ -1,8 +1,9 @@
-"""AsyncSandbox: checks its arguments, keeps a pool of containers, and runs each program in one of them.
+"""AsyncSandbox: checks its arguments, keeps a pool of containers, and runs each program in one of
+them.
 
-Everything that lives longer than a call (the pool, the containers, the clean-up) lives in one task of
-its own, so that `initialize` and `close` may be called from different tasks, and the cancellation of a
-caller touches nothing but its own run.
+Everything that lives longer than a call (the pool, the containers, the clean-up) lives in one task
+of its own, so that `initialize` and `close` may be called from different tasks, and the
+cancellation of a caller touches nothing but its own run.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ CALL_DEADLINE_AT_CLOSE = 5.0
 CLOSE_DEADLINE = 15.0
 """Seconds for all of the clean-up by `close`, from its call."""
 CLOSE_MARGIN = 3.0
-"""Seconds on top for closing connections and the watchdog, after which `close` returns in any case."""
+"""Seconds on top for closing connections and the watchdog, after which `close` returns in any
+case."""
 
 _LABEL = re.compile(r"[a-zA-Z0-9/][a-zA-Z0-9_./:@-]*")
 
@@ -90,24 +92,26 @@ class SandboxOptions(TypedDict, total=False):
 
 
 class AsyncSandbox:
-    """Runs untrusted Python code, each program in a fresh, hardened container, of which `pool_size` are kept warm.
+    """Runs untrusted Python code, each program in a fresh, hardened container, of which `pool_size`
+    are kept warm.
 
-    Works on asyncio and trio. Use it as an async context manager, or call `initialize` and `close`. The constructor only checks its
-    arguments: TypeError or ValueError for one that makes no sense.
+    Works on asyncio and trio. Use it as an async context manager, or call `initialize` and `close`.
+    The constructor only checks its arguments: TypeError or ValueError for one that makes no sense.
 
-    pool_size: containers kept ready, 1 or more. timeout_ms: wall time of a program unless its run says otherwise.
-    memory_limit_mb: memory of a container, in 10^6 bytes, tmpfs included; 16 or more.
+    pool_size: containers kept ready, 1 or more. timeout_ms: wall time of a program unless its run
+    says otherwise. memory_limit_mb: memory of a container, in 10^6 bytes, tmpfs included; 16 or
+    more.
 
-    image: name or id of a runner image (`dayfly image build`). limits: all other limits of a program.
-    runtime: a runtime of the engine (`crun`, `runsc`); None: the engine's default. Never another than this one.
-    docker_host: the engine's address; None: DOCKER_HOST, the Docker context, the usual sockets.
-    python: "3" or "2", for runs that do not say.
-    max_waiting: callers in the queue at most. queue_timeout_ms: time in the queue at most.
-    max_containers: containers alive at all, whatever their state; None: twice pool_size, so that as many programs run as are kept warm.
+    image: name or id of a runner image (`dayfly image build`). limits: all other limits of a
+    program. runtime: a runtime of the engine (`crun`, `runsc`); None: the engine's default. Never
+    another than this one. docker_host: the engine's address; None: DOCKER_HOST, the Docker context,
+    the usual sockets. python: "3" or "2", for runs that do not say. max_waiting: callers in the
+    queue at most. queue_timeout_ms: time in the queue at most. max_containers: containers alive at
+    all, whatever their state; None: twice pool_size, so that as many programs run as are kept warm.
     uids: the range that containers' uids are taken from; None: one that suits the engine.
-    cgroup_parent: a cgroup of the host that bounds all containers together.
-    preload: modules to import in each container before it counts as warm; every program finds them imported. None: those of the
-    image (`dayfly image build --preload`), which has none unless it was asked for.
+    cgroup_parent: a cgroup of the host that bounds all containers together. preload: modules to
+    import in each container before it counts as warm; every program finds them imported. None:
+    those of the image (`dayfly image build --preload`), which has none unless it was asked for.
     """
 
     _closed = True  # for __del__, where __init__ never came to its end
@@ -166,10 +170,12 @@ class AsyncSandbox:
     # Its life.
 
     async def initialize(self) -> None:
-        """Check the engine, remove orphans of dead processes, return when `pool_size` containers are warm.
+        """Check the engine, remove orphans of dead processes, return when `pool_size` containers
+        are warm.
 
         Raises ImageMissing, EngineUnreachable, EngineRefused, EngineError (too old, or without what
-        isolation needs), or StartFailed; nothing is left behind then. A second call is a RuntimeError.
+        isolation needs), or StartFailed; nothing is left behind then. A second call is a
+        RuntimeError.
         """
         if self._owner is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
@@ -251,7 +257,8 @@ class AsyncSandbox:
             inspected = False
 
             async def live(key: int, on_warm: Callable[[Container], None]) -> None:
-                # What the first container shows of the profile holds for all others: only the uid differs.
+                # What the first container shows of the profile holds for all others: only the uid
+                # differs.
                 container = Container(key, blueprint, uids, engine=engine, ledger=ledger, cleaner=cleaner, preload=self.preload)
 
                 def warm(_: Container) -> None:
@@ -284,7 +291,8 @@ class AsyncSandbox:
                         orphans.retire(instance)
 
     async def _prepare(self, engine: EngineAPI) -> tuple[spec.Blueprint, range, int]:
-        """Everything that can be known before the first container: the image, the runtime, what the engine enforces."""
+        """Everything that can be known before the first container: the image, the runtime, what the
+        engine enforces."""
         info = await engine.info()
         try:
             image = await engine.inspect_image(self.image)
@@ -334,15 +342,15 @@ class AsyncSandbox:
     ) -> Result:
         """Run one program in a container of its own and return what it did.
 
-        `code` is Python source, a Job, or a mapping with the JSON form's names. What is given beside it
-        (RunOptions: the fields of a Job, and `stdin` as str or bytes) wins over a Job's own.
-        `on_output` is called with each Piece of output as it arrives, on the event loop. `on_start` is
-        called when the wait for a container is over; again, should that container die before it has the
-        program. What they raise ends the run and is raised here.
+        `code` is Python source, a Job, or a mapping with the JSON form's names. What is given
+        beside it (RunOptions: the fields of a Job, and `stdin` as str or bytes) wins over a Job's
+        own. `on_output` is called with each Piece of output as it arrives, on the event loop.
+        `on_start` is called when the wait for a container is over; again, should that container die
+        before it has the program. What they raise ends the run and is raised here.
 
         Raises TypeError and ValueError for bad input, before any container is touched; PoolClosed,
-        PoolFull, PoolTimeout if no container becomes available; SandboxError if the container fails.
-        Cancelling it ends the program and its container.
+        PoolFull, PoolTimeout if no container becomes available; SandboxError if the container
+        fails. Cancelling it ends the program and its container.
         """
         return await events.run(self.events(self.prepare(code, options)), events.Fold(on_output, on_start))
 
@@ -358,25 +366,28 @@ class AsyncSandbox:
                 yield item
 
     def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncSession:
-        """Return a session: one container that runs many programs, each in a fresh process, files kept.
+        """Return a session: one container that runs many programs, each in a fresh process, files
+        kept.
 
-        Use it as an async context manager, or call `open` and `close`. `max_runs`: programs at most.
-        `max_seconds`: age from which no program is started. `idle_seconds`: time without a program after
-        which the session ends.
+        Use it as an async context manager, or call `open` and `close`. `max_runs`: programs at
+        most. `max_seconds`: age from which no program is started. `idle_seconds`: time without a
+        program after which the session ends.
         """
         return AsyncSession(self, max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds)
 
     async def judge(
         self, code: str | bytes, cases: Sequence[Case] | Cases, *, on_case: OnCase | None = None, **options: Unpack[JudgeOptions]
     ) -> JudgeResult:
-        """Run one submission on many cases and return the verdict; see `dayfly.judge` for cases and checkers.
+        """Run one submission on many cases and return the verdict; see `dayfly.judge` for cases and
+        checkers.
 
-        Each case runs in a fresh process of a container that this judging alone uses; what is expected stays
-        on the host. `on_case` is called with each CaseResult, in the order of the cases. `options` are those of
-        JudgeOptions.
+        Each case runs in a fresh process of a container that this judging alone uses; what is
+        expected stays on the host. `on_case` is called with each CaseResult, in the order of the
+        cases. `options` are those of JudgeOptions.
 
-        Raises TypeError and ValueError for bad input, before any container is touched, and what `run` raises
-        if there is no container. Where the sandbox fails later, the verdict of that case is `judge_error`.
+        Raises TypeError and ValueError for bad input, before any container is touched, and what
+        `run` raises if there is no container. Where the sandbox fails later, the verdict of that
+        case is `judge_error`.
         """
         from .judge._judging import Judging  # noqa: PLC0415 - who does not judge need not load it
 
@@ -388,7 +399,8 @@ class AsyncSandbox:
         return request(job, self.limits, timeout_ms=self.timeout_ms, python=self.python, clean=clean)
 
     async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
-        """Internal: run a program and yield what happens. A program that no container received is offered to another."""
+        """Internal: run a program and yield what happens. A program that no container received is
+        offered to another."""
         pool = self.pool_for(wanted.run.python)
         try:
             for tries_left in reversed(range(TRIES)):
@@ -408,12 +420,14 @@ class AsyncSandbox:
 
     @property
     def pythons(self) -> Mapping[str, str]:
-        """Interpreters that the image has, by what `python` may be: `{"3": "3.11.2", "2": "2.7"}`. Empty before `initialize`."""
+        """Interpreters that the image has, by what `python` may be: `{"3": "3.11.2", "2": "2.7"}`.
+        Empty before `initialize`."""
         return dict(self._pythons)
 
     @property
     def preload(self) -> Sequence[str]:
-        """Modules that every program finds imported. Before `initialize`, those of the image are not known."""
+        """Modules that every program finds imported. Before `initialize`, those of the image are
+        not known."""
         return self._preload or ()
 
     def note(self, what: Event | DayflyError) -> None:
@@ -424,7 +438,8 @@ class AsyncSandbox:
             self._errors[type(what).__name__] += 1
 
     def pool_for(self, python: str) -> Pool[Container]:
-        """Internal: the pool, if its containers have this Python. Raises PoolClosed or ValueError."""
+        """Internal: the pool, if its containers have this Python. Raises PoolClosed or
+        ValueError."""
         pool = self._open_pool()
         if python not in self._pythons:
             has = ", ".join(self._pythons.values())

@@ -1,8 +1,9 @@
 """What came out of a sandbox, written to files below one folder of the host's.
 
-Paths and contents are a program's choice, and links may lie in the folder. So each folder of a path is entered by its descriptor, no
-link is followed, and a file is made new or not at all. What is there already is left alone, or removed first where that is asked for:
-nothing is written through a second name of it either.
+Paths and contents are a program's choice, and links may lie in the folder. So each folder of a path
+is entered by its descriptor, no link is followed, and a file is made new or not at all. What is
+there already is left alone, or removed first where that is asked for: nothing is written through a
+second name of it either.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def save(files: Mapping[str, bytes], into: str, *, replace: bool = False) -> dict[str, str]:
-    """Write files, given by path, below the folder `into`. Return the paths that were not written, each with the reason.
+    """Write files, given by path, below the folder `into`. Return the paths that were not written,
+    each with the reason.
 
-    `replace`: remove what has the name of a file, unless it is a folder. OSError if `into` is no folder.
+    `replace`: remove what has the name of a file, unless it is a folder. OSError if `into` is no
+    folder.
     """
     not_written: dict[str, str] = {}
     root = os.open(into, _ROOT)

@@ -1,18 +1,22 @@
-"""The seccomp profile of every container: which system calls a program may make, and with which arguments.
+"""The seccomp profile of every container: which system calls a program may make, and with which
+arguments.
 
-An allow-list: whatever is not named here fails with EPERM, so that a call which the next kernel adds is refused until
-somebody has looked at it. It is as broad as the newest default of Docker, less what a single-use box without a network does
-not need and kernels were broken through: io_uring, aio, keyrings, ptrace and its kin, namespaces and mounts, splice,
-handles, NUMA policy, landlock, the clocks, and sockets beyond AF_UNIX and loopback TCP and UDP.
+An allow-list: whatever is not named here fails with EPERM, so that a call which the next kernel
+adds is refused until somebody has looked at it. It is as broad as the newest default of Docker,
+less what a single-use box without a network does not need and kernels were broken through:
+io_uring, aio, keyrings, ptrace and its kin, namespaces and mounts, splice, handles, NUMA policy,
+landlock, the clocks, and sockets beyond AF_UNIX and loopback TCP and UDP.
 
-The daemon's own default is never relied on: it differs from release to release (some let AF_VSOCK, AF_ALG or io_uring
-through), and it was not written for a neighbour of the same uid. PID 1 is dayfly's runner and runs with the uid of the
-program; so no call may signal, starve or slow another process by number where that number can be 1.
+The daemon's own default is never relied on: it differs from release to release (some let AF_VSOCK,
+AF_ALG or io_uring through), and it was not written for a neighbour of the same uid. PID 1 is
+dayfly's runner and runs with the uid of the program; so no call may signal, starve or slow another
+process by number where that number can be 1.
 
-Integer arguments are compared as the kernel takes them: as 32 bits, the upper half of the register ignored
-(`SCMP_CMP_MASKED_EQ`). A plain comparison of 64 bits with 1 would let 0x1_0000_0001 through, which the kernel truncates to 1.
-Rules of one call are joined by OR, so two "not equal" rules would allow everything; what is to be refused is
-therefore left over by rules that say what is allowed.
+Integer arguments are compared as the kernel takes them: as 32 bits, the upper half of the register
+ignored (`SCMP_CMP_MASKED_EQ`). A plain comparison of 64 bits with 1 would let 0x1_0000_0001
+through, which the kernel truncates to 1. Rules of one call are joined by OR, so two "not equal"
+rules would allow everything; what is to be refused is therefore left over by rules that say what is
+allowed.
 """
 
 from __future__ import annotations
@@ -31,8 +35,9 @@ FILES = """
     removexattr removexattrat rename renameat renameat2 rmdir stat statfs statx symlink symlinkat truncate umask unlink
     unlinkat utime utimensat utimes write writev
 """
-# mknod makes FIFOs for a program without capabilities. chown changes the group to one's own at the most.
-# Calls that are allowed with some arguments only, or answered without a look at the file, are in CONDITIONS and ANSWERS.
+# mknod makes FIFOs for a program without capabilities. chown changes the group to one's own at the
+# most. Calls that are allowed with some arguments only, or answered without a look at the file, are
+# in CONDITIONS and ANSWERS.
 
 MEMORY = """
     brk madvise membarrier mincore mlock mlock2 mlockall mprotect mremap mseal msync munlock munlockall munmap
@@ -48,9 +53,10 @@ PROCESSES = """
     set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setpgid setregid setresgid setresuid setreuid
     setsid setuid sysinfo uname uretprobe vfork wait4 waitid
 """
-# set*id change nothing for a program without capabilities and with no other id, but libraries call them. A pidfd can be waited
-# for. pidfd_send_signal stays out: neither a pidfd nor a directory of /proc shows the number of its process to a rule.
-# seccomp stays out: a filter's SECCOMP_RET_LOG writes to the host's audit log, and its code fills the host's space for JIT code.
+# set*id change nothing for a program without capabilities and with no other id, but libraries call
+# them. A pidfd can be waited for. pidfd_send_signal stays out: neither a pidfd nor a directory of
+# /proc shows the number of its process to a rule. seccomp stays out: a filter's SECCOMP_RET_LOG
+# writes to the host's audit log, and its code fills the host's space for JIT code.
 
 SIGNALS = """
     pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait sigaltstack signalfd signalfd4
@@ -83,23 +89,29 @@ EPERM, ENOSYS, ENOTSOCK, EOPNOTSUPP = 1, 38, 88, 95
 
 IPPROTO_IP, SOL_SOCKET, IPPROTO_IPV6 = 0, 1, 41
 BUFFER_SIZES = {7, 8, 32, 33}
-"""SO_SNDBUF, SO_RCVBUF and their FORCE forms: they succeed and do nothing. The kernel treats them as hints too.
+"""SO_SNDBUF, SO_RCVBUF and their FORCE forms: they succeed and do nothing. The kernel treats them
+as hints too.
 
-A larger buffer is memory that the kernel holds for the program. What of it is charged to the container is in SECURITY.md.
+A larger buffer is memory that the kernel holds for the program. What of it is charged to the
+container is in SECURITY.md.
 """
 
 SOCKET_OPTIONS: dict[int, set[int]] = {
-    # Not SO_ATTACH_FILTER and its kin (code for the kernel's JIT), SO_ZEROCOPY, SO_TXTIME, SO_BUSY_POLL, SO_RESERVE_MEM.
+    # Not SO_ATTACH_FILTER and its kin (code for the kernel's JIT), SO_ZEROCOPY, SO_TXTIME,
+    # SO_BUSY_POLL, SO_RESERVE_MEM.
     SOL_SOCKET: {*range(7), *range(9, 22), *range(28, 32)},
-    # Not IP_OPTIONS and IP_ADD_MEMBERSHIP (memory that is charged to nobody), nor what is netfilter's and IPsec's.
+    # Not IP_OPTIONS and IP_ADD_MEMBERSHIP (memory that is charged to nobody), nor what is
+    # netfilter's and IPsec's.
     IPPROTO_IP: {*range(4), *range(8, 16), 32, 33, 34},
     # Not IPV6_ADDRFORM, groups, extension headers, flow labels.
     IPPROTO_IPV6: {16, 17, 18, 19, 26, 49},
-    # Not TCP_CONGESTION and TCP_ULP (they name modules of the kernel), TCP_REPAIR, TCP_MD5SIG, TCP_AO, TCP_ZEROCOPY_RECEIVE.
+    # Not TCP_CONGESTION and TCP_ULP (they name modules of the kernel), TCP_REPAIR, TCP_MD5SIG,
+    # TCP_AO, TCP_ZEROCOPY_RECEIVE.
     IPPROTO_TCP: {*range(13), 18},
     # Of UDP none: not UDP_ENCAP, UDP_SEGMENT, UDP_GRO.
 }
-"""Level -> the options of setsockopt that are let through, by the kernel's numbers; gaps that no kernel knows are filled in.
+"""Level -> the options of setsockopt that are let through, by the kernel's numbers; gaps that no
+kernel knows are filled in.
 
 Each further rule of the profile costs every start of a container a quarter of a millisecond.
 """
@@ -115,23 +127,27 @@ TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 
 REFUSED_IOCTLS = {
     *(TIOCSTI, TIOCLINUX),
-    # On any socket: bridges, VLANs, ethtool, bonding, time stamps, a driver's own; wireless. Several load a module of the host's
-    # kernel without asking for a capability. Those below 0x8940, which only read an interface, stay.
+    # On any socket: bridges, VLANs, ethtool, bonding, time stamps, a driver's own; wireless.
+    # Several load a module of the host's kernel without asking for a capability. Those below
+    # 0x8940, which only read an interface, stay.
     *range(0x8940, 0x8C00),
     # On files: they tell of the host's disk (uuid, name, where a file lies on it).
     *range(0x1500, 0x1600),
     *range(0x6600, 0x6700),
 }
-"""By the lower 16 bits of the request, its type and number: the upper ones are the size of its argument, which differs."""
+"""By the lower 16 bits of the request, its type and number: the upper ones are the size of its
+argument, which differs."""
 
 FCNTL_COMMANDS = {*range(6), *range(8, 12), 15, 16, *range(1026, 1036)}
-"""All commands but locks (below) and F_SETLEASE, whose leases are kernel memory that is charged to nobody."""
+"""All commands but locks (below) and F_SETLEASE, whose leases are kernel memory that is charged to
+nobody."""
 
 FCNTL_LOCKS = {6, 7, 37, 38}
 """F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW: they succeed and do nothing.
 
-A lock is kernel memory that is charged to nobody, without a limit on their number. And all eventfds, epolls and timerfds of the host
-share one inode: 30,000 locks on one make every close of another a thousand times slower. SQLite needs them to succeed.
+A lock is kernel memory that is charged to nobody, without a limit on their number. And all
+eventfds, epolls and timerfds of the host share one inode: 30,000 locks on one make every close of
+another a thousand times slower. SQLite needs them to succeed.
 """
 
 LOCK_SH, LOCK_UN = 1, 8
@@ -139,8 +155,9 @@ LOCK_SH, LOCK_UN = 1, 8
 PID_BITS, FEW_PID_BITS = 22, 8
 """Of a process number, the bits that are compared with 1: each is a rule for each call.
 
-22 tell every process (below 2^22, PID_MAX_LIMIT) and, negative, every group but the last possible one from 1. 8 mistake one
-process of 256 for the runner: for calls that seldom name a process, but 0, which is the caller.
+22 tell every process (below 2^22, PID_MAX_LIMIT) and, negative, every group but the last possible
+one from 1. 8 mistake one process of 256 for the runner: for calls that seldom name a process, but
+0, which is the caller.
 """
 
 RLIMIT_CORE = 4
@@ -156,9 +173,10 @@ Rules = dict[str, list[list[Argument]]]
 def profile(*, loopback: bool = True, udp: bool = True) -> str:
     """Return the profile as compact JSON text, in the form that Docker takes (`seccomp=<text>`).
 
-    Without `loopback` there is no TCP and no UDP, not even inside the container; without `udp` no UDP. See `spec.accounting`.
-    It names no architecture: daemon and runtime then take the host's own and nothing else. The 32-bit and x32 entries, through
-    which a filter by number can be walked around, end the program with SIGSYS. Written for x86_64 and aarch64.
+    Without `loopback` there is no TCP and no UDP, not even inside the container; without `udp` no
+    UDP. See `spec.accounting`. It names no architecture: daemon and runtime then take the host's
+    own and nothing else. The 32-bit and x32 entries, through which a filter by number can be walked
+    around, end the program with SIGSYS. Written for x86_64 and aarch64.
     """
     return _text(loopback, loopback and udp)
 
@@ -168,7 +186,8 @@ def _int(index: int, value: int) -> Argument:
 
 
 def _not_1(index: int, bits: int) -> list[list[Argument]]:
-    """Rules that together hold where the lowest `bits` bits of an argument are not the number 1: one rule a bit."""
+    """Rules that together hold where the lowest `bits` bits of an argument are not the number 1:
+    one rule a bit."""
     return [[(index, 1 << bit, (1 << bit) * (bit > 0))] for bit in range(bits)]
 
 
@@ -179,7 +198,8 @@ def _only(index: int, values: Collection[int], bits: int) -> list[list[Argument]
 
 
 def _all_but(index: int, refused: Collection[int], bits: int) -> list[list[Argument]]:
-    """Rules that together hold for every value of the lowest `bits` bits of an argument but these."""
+    """Rules that together hold for every value of the lowest `bits` bits of an argument but
+    these."""
     return [[(index, mask, value)] for mask, value in _cover((1 << (1 << bits)) - 1 ^ _table(refused), bits)]
 
 
@@ -188,7 +208,8 @@ def _table(values: Collection[int]) -> int:
 
 
 def _cover(table: int, bits: int) -> list[tuple[int, int]]:
-    """Return few (mask, value) that together hold for the numbers whose bit in `table` is set (Minato and Morreale's cover)."""
+    """Return few (mask, value) that together hold for the numbers whose bit in `table` is set
+    (Minato and Morreale's cover)."""
 
     def cover(needed: int, allowed: int, bits: int) -> tuple[list[tuple[int, int]], int]:
         everything = (1 << (1 << bits)) - 1
@@ -207,14 +228,16 @@ def _cover(table: int, bits: int) -> list[tuple[int, int]]:
 
 
 def _settable(index: int) -> list[list[Argument]]:
-    """Rules for the limits that may be set: all but CORE (4), and its neighbours RSS, MSGQUEUE and NICE, which are no use here."""
+    """Rules for the limits that may be set: all but CORE (4), and its neighbours RSS, MSGQUEUE and
+    NICE, which are no use here."""
     return [[(index, 4, 0)], [(index, 2, 2)]]
 
 
 LOCAL = [[_int(0, AF_UNIX)]]
 
 
-# Not raw, ICMP, SCTP, SMC, MPTCP, nor any other family: each is a module more of the kernel to attack.
+# Not raw, ICMP, SCTP, SMC, MPTCP, nor any other family: each is a module more of the kernel to
+# attack.
 def _inet(kind: int, protocol: int) -> list[list[Argument]]:
     families, protocols = (AF_INET, AF_INET6), (IPPROTO_DEFAULT, protocol)
     return [[_int(0, family), (1, SOCK_TYPE_MASK, kind), _int(2, number)] for family in families for number in protocols]
@@ -222,27 +245,31 @@ def _inet(kind: int, protocol: int) -> list[list[Argument]]:
 
 INET_TCP, INET_UDP = _inet(SOCK_STREAM, IPPROTO_TCP), _inet(SOCK_DGRAM, IPPROTO_UDP)
 
-# Calls (one name or several) -> rules, of which one must hold -> arguments, all of which must be as stated.
+# Calls (one name or several) -> rules, of which one must hold -> arguments, all of which must be as
+# stated.
 CONDITIONS: Rules = {
     # No new namespace. clone3 has its flags in memory, where no filter can look; see `profile`.
     "clone": [[(0, NAMESPACE_FLAGS, 0)]],
     "socketpair": LOCAL,
     # Signals to whomever but the runner.
     "kill tgkill tkill": _not_1(0, PID_BITS),
-    # Queued signals and processors of the program's own processes, by number for what programs use so.
+    # Queued signals and processors of the program's own processes, by number for what programs use
+    # so.
     "rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity": _not_1(0, FEW_PID_BITS),
-    # Limits are asked for by any number: that tells no more than /proc does, and costs less than a look at the number. The
-    # caller, who is 0, may set its own.
+    # Limits are asked for by any number: that tells no more than /proc does, and costs less than a
+    # look at the number. The caller, who is 0, may set its own.
     "prlimit64": [[(2, ADDRESS, 0)], *([_int(0, 0), *limit] for limit in _settable(1))],
     "setrlimit": _settable(0),
     "sched_setattr sched_setparam sched_setscheduler": [[_int(0, 0)]],
     # PRIO_USER would reach the runner: it has the same uid.
     "setpriority": [[_int(0, PRIO_PROCESS), _int(1, 0)]],
     "ioprio_set": [[_int(0, IOPRIO_WHO_PROCESS), _int(1, 0)]],
-    # The host's huge pages are a pool of its own, charged to nobody: for whom they were set aside, not for a program.
+    # The host's huge pages are a pool of its own, charged to nobody: for whom they were set aside,
+    # not for a program.
     "mmap": [[(3, MAP_HUGETLB, 0)]],
     "memfd_create": [[(1, MFD_HUGETLB, 0)]],
-    # Not PR_SCHED_CORE, with which a program would keep the other hyperthread of its processor idle; filters: see `seccomp` above.
+    # Not PR_SCHED_CORE, with which a program would keep the other hyperthread of its processor
+    # idle; filters: see `seccomp` above.
     "prctl": _all_but(0, {PR_SET_SECCOMP, PR_SCHED_CORE}, 7),
     "ioctl": _all_but(1, REFUSED_IOCTLS, 16),
     "fadvise64": _all_but(3, {FADV_DONTNEED}, 3),
@@ -257,35 +284,39 @@ CONDITIONS: Rules = {
 }
 
 
-# Calls that the filter answers by itself: errno (0 is success) -> the same form. No rule of CONDITIONS may hold where one of these
-# does. Every one of them is a line of the table in SECURITY.md, with what a program notices.
+# Calls that the filter answers by itself: errno (0 is success) -> the same form. No rule of
+# CONDITIONS may hold where one of these does. Every one of them is a line of the table in
+# SECURITY.md, with what a program notices.
 ANSWERS: dict[int, Rules] = {
     0: {
-        # The core limit stays 1, see `spec`; Linux has no use for the other. Not where the old limit is asked for too: it would
-        # not be filled in.
+        # The core limit stays 1, see `spec`; Linux has no use for the other. Not where the old
+        # limit is asked for too: it would not be filled in.
         "setrlimit": [[(0, AS_INT - 1, RLIMIT_CORE)]],
         "prlimit64": [[_int(0, 0), (1, AS_INT - 1, RLIMIT_CORE), (3, ADDRESS, 0)]],
-        # All that a program can write to is tmpfs, where there is nothing to flush. The engine's /etc/hostname is on the host's disk:
-        # 19,000 flushes of it a second.
+        # All that a program can write to is tmpfs, where there is nothing to flush. The engine's
+        # /etc/hostname is on the host's disk: 19,000 flushes of it a second.
         "sync syncfs fsync fdatasync sync_file_range": [[]],
         # It would throw files of the image, which all containers share, out of the page cache.
         "fadvise64": [[_int(3, FADV_DONTNEED)]],
         "setsockopt": [[_int(1, SOL_SOCKET), _int(2, option)] for option in sorted(BUFFER_SIZES)],
         "fcntl": [[_int(1, command)] for command in sorted(FCNTL_LOCKS)],
-        # Shared locks have no bound on their number on one inode, exclusive ones have. `sandbox.send` needs the latter.
+        # Shared locks have no bound on their number on one inode, exclusive ones have.
+        # `sandbox.send` needs the latter.
         "flock": [[(1, LOCK_SH | LOCK_UN, LOCK_SH)]],
     },
-    # As on a file system without attributes, which is what shutil and tar expect. An ACL on tmpfs is kernel memory that is charged to
-    # nobody: 64 KB for each file, and files inherit it.
+    # As on a file system without attributes, which is what shutil and tar expect. An ACL on tmpfs
+    # is kernel memory that is charged to nobody: 64 KB for each file, and files inherit it.
     EOPNOTSUPP: {
         "setxattr lsetxattr fsetxattr setxattrat": [[]],
-        # Out-of-band data of Unix sockets: a seldom used part of the kernel with a history of holes.
+        # Out-of-band data of Unix sockets: a seldom used part of the kernel with a history of
+        # holes.
         "sendto": [[(3, MSG_OOB, MSG_OOB)]],
         "sendmsg": [[(2, MSG_OOB, MSG_OOB)]],
         "sendmmsg": [[(3, MSG_OOB, MSG_OOB)]],
     },
-    # It puts pages of the page cache itself into a pipe, as splice does, which is refused for that. shutil, pathlib, socket and asyncio
-    # all copy instead on this errno, which kernels before 2.6.33 gave.
+    # It puts pages of the page cache itself into a pipe, as splice does, which is refused for that.
+    # shutil, pathlib, socket and asyncio all copy instead on this errno, which kernels before
+    # 2.6.33 gave.
     ENOTSOCK: {"sendfile": [[]]},
     # glibc and musl fall back to clone on ENOSYS; any other error would mean "no threads".
     ENOSYS: {"clone3": [[]]},

@@ -1,7 +1,8 @@
 """AsyncSession: one container that runs many programs of one owner, each in a fresh process.
 
-The container is leased from the sandbox's pool when the session opens, and ended when it closes: there
-is no way back. Between two programs the runner removes all that the first one left but its files.
+The container is leased from the sandbox's pool when the session opens, and ended when it closes:
+there is no way back. Between two programs the runner removes all that the first one left but its
+files.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Provider(Protocol):
 class AsyncSession:
     """A session of a sandbox; made by `AsyncSandbox.session`, which describes the arguments.
 
-    One program at a time. A time-out, an OOM kill or a crash ends a program, not the session. A run that
-    is cancelled, or left before its end, ends its program.
+    One program at a time. A time-out, an OOM kill or a crash ends a program, not the session. A run
+    that is cancelled, or left before its end, ends its program.
     """
 
     def __init__(self, sandbox: Provider, *, max_runs: int, max_seconds: float, idle_seconds: float) -> None:
@@ -78,7 +79,8 @@ class AsyncSession:
         self._ended = anyio.Event()
 
     async def open(self) -> None:
-        """Lease a container and prepare it. Raises what `AsyncSandbox.run` raises where there is none."""
+        """Lease a container and prepare it. Raises what `AsyncSandbox.run` raises where there is
+        none."""
         if self._opened_at is not None:
             raise RuntimeError("a session is opened once; make a new one")
         self._opened_at = time.monotonic()
@@ -196,7 +198,8 @@ class AsyncSession:
             yield Leased()
             self.runs += 1
             try:
-                # A program that is handed over in part would break the dialogue. The container's own deadlines bound it.
+                # A program that is handed over in part would break the dialogue. The container's
+                # own deadlines bound it.
                 with anyio.CancelScope(shield=True):
                     execution = await container.run(wanted)
                 async for event in execution:
@@ -216,7 +219,8 @@ class AsyncSession:
             self._rest()
 
     async def _usable(self, wanted: Request) -> Container:
-        """Return the container. A program that wants no files of earlier ones gets a new one if need be."""
+        """Return the container. A program that wants no files of earlier ones gets a new one if
+        need be."""
         why = self._over()
         if why is None and self._lease is not None:
             container = self._lease.worker

@@ -1,11 +1,13 @@
 """From limits to the body of `POST /containers/create`: all of the hardening, on this one page.
 
-Pure: no I/O, no clock. What belongs here: every field that the engine is sent, each with its reason; what to look for when
-the engine shows the container it made (`differences`: it silently ignores a field that it does not know, and an old
-kernel's missing limit is a mere warning); and what the runner must find inside (`check_status`).
+Pure: no I/O, no clock. What belongs here: every field that the engine is sent, each with its
+reason; what to look for when the engine shows the container it made (`differences`: it silently
+ignores a field that it does not know, and an old kernel's missing limit is a mere warning); and
+what the runner must find inside (`check_status`).
 
-What must never happen here: a value of the program's own in the body (code, input and environment travel in frames only), a
-path of the host's, or a limit left to the engine's default. Sizes are bytes.
+What must never happen here: a value of the program's own in the body (code, input and environment
+travel in frames only), a path of the host's, or a limit left to the engine's default. Sizes are
+bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from . import _seccomp as seccomp
 from ._limits import Limits, integer
 
 ENTRYPOINT = ("python3", "-u", "-X", "dayfly_runner", "main.py")
-"""Becomes the runner while `site` is imported, see `runner_stdio`; the name of the file is the program's, later."""
+"""Becomes the runner while `site` is imported, see `runner_stdio`; the name of the file is the
+program's, later."""
 
 HOSTNAME = "sandbox"
 WORKING_DIR = "/sandbox"
@@ -30,7 +33,8 @@ TEMPORARY_DIR = "/tmp"  # noqa: S108 - the container's own, not the host's
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the container's own
 
 THREADS = (*(f"{name}_NUM_THREADS=1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")), "POLARS_MAX_THREADS=1")
-"""One thread for each library that would start one per processor: threads count against `pids`, and a fork loses them."""
+"""One thread for each library that would start one per processor: threads count against `pids`, and
+a fork loses them."""
 
 ENVIRONMENT = ("PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/sandbox", "LANG=C.UTF-8", "USER=sandbox", *THREADS)
 """HOME and USER because the uid is in no passwd file."""
@@ -58,33 +62,39 @@ OPTIONS = "rw,nosuid,nodev,noexec,size={},nr_inodes={}"
 RUNSC_PIDS = 1_024
 """Added to `pids` under gVisor, whose own host threads are what the cgroup counts there."""
 
-# What newer engines hide by default (naming any replaces the default list), and beyond it what tells of the host's hardware,
-# disks, modules and boot. Not hidden, because libraries read them: meminfo, stat, cpuinfo.
+# What newer engines hide by default (naming any replaces the default list), and beyond it what
+# tells of the host's hardware, disks, modules and boot. Not hidden, because libraries read them:
+# meminfo, stat, cpuinfo.
 MASKED_PATHS = (
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
     *("/proc/cmdline", "/proc/config.gz", "/proc/diskstats", "/proc/kallsyms", "/proc/modules", "/proc/partitions", "/proc/swaps"),
     *("/proc/driver", "/proc/fs", "/proc/iomem", "/proc/ioports", "/proc/key-users"),
     *("/sys/block", "/sys/bus", "/sys/class", "/sys/dev", "/sys/fs/btrfs", "/sys/fs/ext4", "/sys/fs/xfs", "/sys/kernel", "/sys/module"),
-    # What costs the host: a read of locks holds the lock of all file locks, pressure takes triggers, and a terminal's buffer is
-    # emptied by the host's kworkers, beyond the processor limit. /dev/ptmx is a link into /dev/pts.
+    # What costs the host: a read of locks holds the lock of all file locks, pressure takes
+    # triggers, and a terminal's buffer is emptied by the host's kworkers, beyond the processor
+    # limit. /dev/ptmx is a link into /dev/pts.
     *("/proc/locks", "/proc/pressure", "/dev/pts"),
 )
 READONLY_PATHS = ("/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""The engines' defaults, less what is masked. Not /sys/fs/cgroup too: crun would mount the controllers below it again, writable."""
+"""The engines' defaults, less what is masked. Not /sys/fs/cgroup too: crun would mount the
+controllers below it again, writable."""
 
 
 SYSCTLS = {
-    # Buffers of TCP are charged to no container on cgroup v1, and on v2 not before the connection is accepted: they are small.
+    # Buffers of TCP are charged to no container on cgroup v1, and on v2 not before the connection
+    # is accepted: they are small.
     "net.ipv4.tcp_rmem": "4096 8192 16384",
     "net.ipv4.tcp_wmem": "4096 8192 8192",
     # So is the queue of connections that wait to be accepted.
     "net.core.somaxconn": "16",
-    # A closed connection leaves nothing behind: no TIME_WAIT, no entry in the host's table of metrics.
+    # A closed connection leaves nothing behind: no TIME_WAIT, no entry in the host's table of
+    # metrics.
     "net.ipv4.tcp_max_tw_buckets": "0",
     "net.ipv4.tcp_no_metrics_save": "1",
 }
-"""Of the container's own network. Every kernel since 4.15 has all of them for each network namespace."""
+"""Of the container's own network. Every kernel since 4.15 has all of them for each network
+namespace."""
 
 
 SOCKET_SHARE = 8
@@ -94,8 +104,9 @@ SOCKET_SHARE = 8
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the containers of one pool have in common.
 
-    `runtime` is a name of the engine's `/info`, or None for its default; `cgroup_parent` a cgroup that bounds the sum of all
-    (a path with the cgroupfs driver, a `*.slice` with systemd's). Raises TypeError and ValueError, naming the field.
+    `runtime` is a name of the engine's `/info`, or None for its default; `cgroup_parent` a cgroup
+    that bounds the sum of all (a path with the cgroupfs driver, a `*.slice` with systemd's). Raises
+    TypeError and ValueError, naming the field.
     """
 
     image_id: str
@@ -119,22 +130,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def processors(limits: Limits) -> int:
     """Return how many processors the program sees, so that pools made by that number fit `pids`.
 
-    `cpus` rounded up; less where `pids` has no place for as many worker processes beside the runner's
-    two and the threads of a pool.
+    `cpus` rounded up; less where `pids` has no place for as many worker processes beside the
+    runner's two and the threads of a pool.
     """
     return max(1, min(math.ceil(limits.cpus), limits.pids - 8))
 
 
 def is_gvisor(runtime: str | None) -> bool:
-    """Whether the runtime's name says gVisor, which has a kernel of its own: other counts, and no filter of ours inside."""
+    """Whether the runtime's name says gVisor, which has a kernel of its own: other counts, and no
+    filter of ours inside."""
     return runtime is not None and ("runsc" in runtime or "gvisor" in runtime)
 
 
 def accounting(info: Mapping[str, Any], runtime: str | None) -> tuple[bool, bool]:
     """Return `Profile.socket_limit` and `Profile.udp` for an engine, by its `GET /info`.
 
-    On cgroup v1 the buffers of sockets are charged to a container only where it has a limit for them, which crun sets and runc
-    ignores. 3,800 sockets of UDP held 690 MB for a container of 50 MB: without a limit there is none. On v2 all is charged.
+    On cgroup v1 the buffers of sockets are charged to a container only where it has a limit for
+    them, which crun sets and runc ignores. 3,800 sockets of UDP held 690 MB for a container of 50
+    MB: without a limit there is none. On v2 all is charged.
     """
     name = runtime or str(info.get("DefaultRuntime") or "")
     if is_gvisor(name) or str(info.get("CgroupVersion") or "1") != "1":
@@ -144,14 +157,16 @@ def accounting(info: Mapping[str, Any], runtime: str | None) -> tuple[bool, bool
 
 
 class Blueprint:
-    """The create body of one profile, computed once; `body(uid)` fills in what differs from container to container."""
+    """The create body of one profile, computed once; `body(uid)` fills in what differs from
+    container to container."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self._body = _common(profile)
 
     def body(self, uid: int) -> dict[str, Any]:
-        """Return the body for the container that runs as `uid`:`uid`. Shares its unchanging parts: not to be changed."""
+        """Return the body for the container that runs as `uid`:`uid`. Shares its unchanging parts:
+        not to be changed."""
         integer("uid", uid, least=FIRST_UID, most=LAST_UID)
         limits = self.profile.limits
         mount = OPTIONS.format(limits.tmpfs_bytes, limits.tmpfs_inodes)
@@ -163,13 +178,15 @@ class Blueprint:
             SHARED_MEMORY: f"{OPTIONS.format(limits.shm_bytes, limits.tmpfs_inodes)},mode=1777",
         }
         if not is_gvisor(self.profile.runtime):
-            # The C library reads the number of processors here, so Python before 3.13 does too. The kernel has
-            # no file of this kind for one container, and a cpuset would pin programs to the same processors.
+            # The C library reads the number of processors here, so Python before 3.13 does too. The
+            # kernel has no file of this kind for one container, and a cpuset would pin programs to
+            # the same processors.
             writable[PROCESSORS_DIR] = f"{OPTIONS.format(16384, 5)},mode=0755,{owner}"
         return {
             **self._body,
-            # A numeric user of the container's own: many of the kernel's quotas are per uid and host-wide (pending signals,
-            # message queues, inotify, pipe pages, keys), so one uid for two containers would let one starve the other.
+            # A numeric user of the container's own: many of the kernel's quotas are per uid and
+            # host-wide (pending signals, message queues, inotify, pipe pages, keys), so one uid for
+            # two containers would let one starve the other.
             "User": f"{uid}:{uid}",
             "HostConfig": {
                 **self._body["HostConfig"],
@@ -180,7 +197,8 @@ class Blueprint:
 
 
 def create_body(profile: Profile, *, uid: int) -> dict[str, Any]:
-    """Return the whole body of `POST /containers/create` for a container that runs as `uid`:`uid`."""
+    """Return the whole body of `POST /containers/create` for a container that runs as
+    `uid`:`uid`."""
     return copy.deepcopy(Blueprint(profile).body(uid))
 
 
@@ -247,12 +265,13 @@ def _common(profile: Profile) -> dict[str, Any]:
             "OomScoreAdj": 500,  # when the host is short of memory, sandboxes go first
             "OomKillDisable": False,
             "Ulimits": [
-                # 1, not 0: the kernel starts a piped core_pattern's helper, as root on the host, at any limit but 1.
-                # The filter makes every later change of this limit do nothing.
+                # 1, not 0: the kernel starts a piped core_pattern's helper, as root on the host, at
+                # any limit but 1. The filter makes every later change of this limit do nothing.
                 _ulimit("core", 1),
-                # So that one oversized allocation is a MemoryError in the program, not a kill: the kernel counts what is mapped writable,
-                # touched or not, and that is 8 MiB of stack for every thread, most of which is never touched. The program
-                # may raise it: Memory is what bounds.
+                # So that one oversized allocation is a MemoryError in the program, not a kill: the
+                # kernel counts what is mapped writable, touched or not, and that is 8 MiB of stack
+                # for every thread, most of which is never touched. The program may raise it: Memory
+                # is what bounds.
                 _ulimit("data", _data_bytes(profile), NO_HARD_LIMIT),
                 _ulimit("fsize", limits.file_size_bytes),
                 _ulimit("memlock", 0),
@@ -276,10 +295,12 @@ def _ulimit(name: str, soft: int, hard: int | None = None) -> dict[str, Any]:
 
 
 def differences(body: Mapping[str, Any], inspect: Mapping[str, Any]) -> list[str]:
-    """Compare what was asked with what the engine says it made; return a sentence for each thing that it did not take over.
+    """Compare what was asked with what the engine says it made; return a sentence for each thing
+    that it did not take over.
 
-    `body` is a create body, `inspect` the answer of `GET /containers/{id}/json`. Different spellings of one thing are equal
-    (see `_same`), so that engines from 20.10 on can be read; a limit or a restriction that is missing, wider or narrower is not.
+    `body` is a create body, `inspect` the answer of `GET /containers/{id}/json`. Different
+    spellings of one thing are equal (see `_same`), so that engines from 20.10 on can be read; a
+    limit or a restriction that is missing, wider or narrower is not.
     """
     host, config = inspect.get("HostConfig") or {}, inspect.get("Config") or {}
     asked_and_got = [
@@ -309,7 +330,8 @@ _NOT_COMPARED = frozenset({"NetworkDisabled"})
 
 
 def _same(name: str, asked: Any, got: Any) -> bool:
-    """Whether `got` is the engine's way of writing `asked`. A field that has no entry in `_SPELLINGS` is compared as it is."""
+    """Whether `got` is the engine's way of writing `asked`. A field that has no entry in
+    `_SPELLINGS` is compared as it is."""
     if spelling := _SPELLINGS.get(name):
         try:
             return spelling(asked, got)
@@ -368,9 +390,11 @@ def _short(value: Any) -> str:
 
 
 def expected_status(runtime: str | None) -> dict[str, frozenset[int]]:
-    """What the runner's `ready.status` may say, by member: the kernel's view from inside, which no inspect can give.
+    """What the runner's `ready.status` may say, by member: the kernel's view from inside, which no
+    inspect can give.
 
-    gVisor shows no no_new_privs (-1), and runs its guests under a kernel of its own instead of our filter.
+    gVisor shows no no_new_privs (-1), and runs its guests under a kernel of its own instead of our
+    filter.
     """
     gvisor = is_gvisor(runtime)
     return {
@@ -383,9 +407,11 @@ def expected_status(runtime: str | None) -> dict[str, frozenset[int]]:
 
 
 def check_status(status: Mapping[str, Any], uid: int, runtime: str | None) -> list[str]:
-    """Compare the runner's `ready.status` with what must hold; return a sentence for each thing that does not.
+    """Compare the runner's `ready.status` with what must hold; return a sentence for each thing
+    that does not.
 
-    A member that is missing or no number does not hold. The two capability sets are hexadecimal strings.
+    A member that is missing or no number does not hold. The two capability sets are hexadecimal
+    strings.
     """
     expected = {"uid": frozenset({uid}), "gid": frozenset({uid}), **expected_status(runtime)}
     found = []

@@ -6,7 +6,8 @@ import msgspec
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A snapshot, which may be taken from any thread. The first part are gauges, the second counters since `initialize`."""
+    """A snapshot, which may be taken from any thread. The first part are gauges, the second
+    counters since `initialize`."""
 
     warm: int
     """Containers ready for a program."""
@@ -17,7 +18,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ending: int
     """Containers that are being ended."""
     uncertain: int
-    """Containers that may still exist although their end was seen, or whose creation may have succeeded."""
+    """Containers that may still exist although their end was seen, or whose creation may have
+    succeeded."""
     sessions: int
     """Sessions that are open. Their containers are among the running ones."""
     waiting: int

@@ -1,8 +1,9 @@
-"""Docker's multiplexed stream, sans I/O: bytes in, (stream, bytes) out. This is the one place that knows its header.
+"""Docker's multiplexed stream, sans I/O: bytes in, (stream, bytes) out. This is the one place that
+knows its header.
 
-Each piece is headed by 8 bytes: the stream's number, three zeros, and a big-endian length. Payload is passed on as it arrives,
-so a length is never believed with memory, only counted down.
-Source: Docker Engine API, "Attach to a container", section "Stream format".
+Each piece is headed by 8 bytes: the stream's number, three zeros, and a big-endian length. Payload
+is passed on as it arrives, so a length is never believed with memory, only counted down. Source:
+Docker Engine API, "Attach to a container", section "Stream format".
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _HEADER = 8
 
 
 class StreamDecoder:
-    """Takes Docker's stream apart. A header that makes no sense is a ProtocolViolation, now and on every later call."""
+    """Takes Docker's stream apart. A header that makes no sense is a ProtocolViolation, now and on
+    every later call."""
 
     def __init__(self) -> None:
         self._header = bytearray()

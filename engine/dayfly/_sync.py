@@ -1,8 +1,9 @@
-"""Sandbox: AsyncSandbox for threads, with its loop in a daemon thread; and what any such sandbox needs for that.
+"""Sandbox: AsyncSandbox for threads, with its loop in a daemon thread; and what any such sandbox
+needs for that.
 
-Not a second implementation: what a call does and raises is AsyncSandbox's. Owned here is what threads
-bring with them: a call that is interrupted (Ctrl-C) cancels its run before it raises, callbacks run in
-the caller's thread, and an interpreter that exits without `close` closes.
+Not a second implementation: what a call does and raises is AsyncSandbox's. Owned here is what
+threads bring with them: a call that is interrupted (Ctrl-C) cancels its run before it raises,
+callbacks run in the caller's thread, and an interpreter that exits without `close` closes.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ A = TypeVar("A", bound=AnySandbox)
 
 
 class ThreadedSandbox(Generic[A]):
-    """What Sandbox and RemoteSandbox share: a sandbox of an event loop, and the thread with its loop."""
+    """What Sandbox and RemoteSandbox share: a sandbox of an event loop, and the thread with its
+    loop."""
 
     def __init__(self, sandbox: A) -> None:
         self._sandbox = sandbox
@@ -128,7 +130,8 @@ class ThreadedSandbox(Generic[A]):
         on_start: Callable[[], None] | None = None,
         **options: Unpack[RunOptions],
     ) -> Result:
-        """See AsyncSandbox.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        """See AsyncSandbox.run. `on_output` and `on_start` are called in the thread that called
+        `run`."""
         loop, sandbox = self._open_loop(), self._sandbox
         if on_output is None and on_start is None:
             return loop.call(lambda: sandbox.run(code, **options))
@@ -136,7 +139,8 @@ class ThreadedSandbox(Generic[A]):
         return _run(loop.iterate(lambda: sandbox.events(wanted)), Fold(on_output, on_start))
 
     def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
-        """Like `run`, and yield each Piece of output as it arrives, and the Result last. Leaving the loop early ends the run."""
+        """Like `run`, and yield each Piece of output as it arrives, and the Result last. Leaving
+        the loop early ends the run."""
         wanted = self._sandbox.prepare(code, options)
         yield from _stream(self._open_loop().iterate(lambda: self._sandbox.events(wanted)))
 
@@ -149,7 +153,8 @@ class ThreadedSandbox(Generic[A]):
 
 
 class Sandbox(ThreadedSandbox[AsyncSandbox]):
-    """The same as AsyncSandbox, for code without an event loop; `run` may be called from any number of threads at once.
+    """The same as AsyncSandbox, for code without an event loop; `run` may be called from any number
+    of threads at once.
 
     Takes AsyncSandbox's arguments. Use it as a context manager, or call `initialize` and `close`.
     """
@@ -174,9 +179,9 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
     def close(self) -> None:
         """See AsyncSandbox.close. Runs in other threads raise PoolClosed.
 
-        May be called from any thread, from a signal handler and from a callback of `run`, also while
-        another call of it is in progress: all return when the sandbox is closed. RuntimeError in the
-        sandbox's own thread, which changes nothing.
+        May be called from any thread, from a signal handler and from a callback of `run`, also
+        while another call of it is in progress: all return when the sandbox is closed. RuntimeError
+        in the sandbox's own thread, which changes nothing.
         """
         super().close()
         _open.discard(self)
@@ -256,7 +261,8 @@ class Session:
         on_start: Callable[[], None] | None = None,
         **options: Unpack[RunOptions],
     ) -> Result:
-        """See AsyncSession.run. `on_output` and `on_start` are called in the thread that called `run`."""
+        """See AsyncSession.run. `on_output` and `on_start` are called in the thread that called
+        `run`."""
         session = self._session
         if on_output is None and on_start is None:
             return self._loop.call(lambda: session.run(code, clean=clean, **options))
@@ -288,14 +294,16 @@ def _stream(events: Generator[Event, None, None]) -> Iterator[Piece | Result]:
 
 
 class _Call(Future[T]):
-    """A call on the loop. Unlike the portal's own future, it is done only when nothing of the call is running any more."""
+    """A call on the loop. Unlike the portal's own future, it is done only when nothing of the call
+    is running any more."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner: Future[None] | None = None
 
     def cancel(self) -> bool:
-        """Cancel the call if it is still in progress, and wait until it is over. Bounded in time; never raises."""
+        """Cancel the call if it is still in progress, and wait until it is over. Bounded in time;
+        never raises."""
         if self.done() or self.inner is None:
             return False
         self.inner.cancel()
@@ -307,14 +315,15 @@ class _Call(Future[T]):
 
 
 class Loop:
-    """An event loop in a daemon thread. Daemon, so that an interpreter that exits does not wait for a sandbox that was not closed."""
+    """An event loop in a daemon thread. Daemon, so that an interpreter that exits does not wait for
+    a sandbox that was not closed."""
 
     def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
         self.owner = os.getpid()
         self._last = last
         self._closing: Future[None] | None = None
-        # Re-entrant: a signal handler may interrupt its holder, and call the same method. It is never
-        # held while anything is waited for.
+        # Re-entrant: a signal handler may interrupt its holder, and call the same method. It is
+        # never held while anything is waited for.
         self._lock = threading.RLock()
         portal: Future[BlockingPortal] = Future()
         self._thread = threading.Thread(target=self._main, args=(portal,), name="dayfly sandbox", daemon=True)
@@ -363,7 +372,8 @@ class Loop:
         return outer
 
     def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call on the loop, and wait for it. Whatever interrupts the waiting cancels the call."""
+        """Make a call on the loop, and wait for it. Whatever interrupts the waiting cancels the
+        call."""
         started = self.start(call)
         try:
             return started.result()
@@ -371,7 +381,8 @@ class Loop:
             started.cancel()
 
     def iterate(self, make: Callable[[], AsyncGenerator[T, None]]) -> Generator[T, None, None]:
-        """Iterate over what a generator yields on the loop, in this thread. Leaving the iteration closes it."""
+        """Iterate over what a generator yields on the loop, in this thread. Leaving the iteration
+        closes it."""
 
         async def pump(put: Callable[[T], None]) -> None:
             async with aclosing(make()) as source:
@@ -381,7 +392,8 @@ class Loop:
         return self.feed(pump)
 
     def feed(self, make: Callable[[Callable[[T], None]], Awaitable[None]]) -> Generator[T, None, None]:
-        """Iterate in this thread over what a call on the loop puts. Leaving the iteration cancels the call."""
+        """Iterate in this thread over what a call on the loop puts. Leaving the iteration cancels
+        the call."""
         items: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
 
         async def fill() -> None:
@@ -399,7 +411,8 @@ class Loop:
             call.cancel()
 
     def start_closing(self) -> Future[None]:
-        """Have the loop make the last call and end. The second caller gets the first one's future."""
+        """Have the loop make the last call and end. The second caller gets the first one's
+        future."""
         with self._lock:
             if self._closing is None:
                 self._closing = Future()

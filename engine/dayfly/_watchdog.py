@@ -1,4 +1,5 @@
-"""Starts a process that outlives this one, and removes a sandbox's containers if this one is killed.
+"""Starts a process that outlives this one, and removes a sandbox's containers if this one is
+killed.
 
 What that process does is in `watchdog_process`.
 """
@@ -31,7 +32,8 @@ POLL = 0.005
 
 
 class Watchdog:
-    """A process that removes the containers of a sandbox if this one dies without calling `done`."""
+    """A process that removes the containers of a sandbox if this one dies without calling
+    `done`."""
 
     def __init__(self, endpoint: Endpoint, instance: str) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,7 +73,8 @@ class Watchdog:
         hold(self)
 
     async def done(self) -> None:
-        """All containers are gone: the process is not needed any more. Bounded in time; never raises."""
+        """All containers are gone: the process is not needed any more. Bounded in time; never
+        raises."""
         self._close(watchdog_process.ALL_DONE)
         process = self._process
         if process is None:
@@ -85,7 +88,8 @@ class Watchdog:
             self._let_alone()
 
     def go_on(self) -> None:
-        """Not all containers are certain to be gone: it removes them from now on, as if this process were dead."""
+        """Not all containers are certain to be gone: it removes them from now on, as if this
+        process were dead."""
         self._close(b"")
         self._let_alone()
 

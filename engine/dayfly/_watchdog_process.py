@@ -1,10 +1,10 @@
 """The watchdog's process: it removes the containers of a host process that was killed.
 
-A container that was started ends by itself when the host's connection to it closes. One whose host is
-killed between `create` and `start` would stay for ever: no connection ends with it, and the engine
-does not remove what never ran. So each sandbox keeps a bare interpreter waiting on a socket. If the
-socket closes before ALL_DONE was received, the host is dead, or has given up on an engine that does
-not answer, and the watchdog removes what has the sandbox's label.
+A container that was started ends by itself when the host's connection to it closes. One whose host
+is killed between `create` and `start` would stay for ever: no connection ends with it, and the
+engine does not remove what never ran. So each sandbox keeps a bare interpreter waiting on a socket.
+If the socket closes before ALL_DONE was received, the host is dead, or has given up on an engine
+that does not answer, and the watchdog removes what has the sandbox's label.
 
 Until then this file imports nothing: it is run as a script, in an interpreter without `site`, and
 costs a few MB and no time.
@@ -15,18 +15,19 @@ from __future__ import annotations
 import sys
 
 LOOK_FOR = 10.0
-"""Seconds for which it looks for containers on an engine that answers: that may still be busy with an
-earlier creation."""
+"""Seconds for which it looks for containers on an engine that answers: that may still be busy with
+an earlier creation."""
 WAIT_FOR = 600.0
-"""Seconds for which it waits for an engine that does not answer. What is left after that is removed by
-the next sandbox at its start."""
+"""Seconds for which it waits for an engine that does not answer. What is left after that is removed
+by the next sandbox at its start."""
 OFTEN, SELDOM = 0.25, 4.0
 """Seconds between two looks, at an engine that answers and at one that does not."""
 ALL_DONE = b"."
 
 
 def main() -> None:
-    """Read the instructions, then wait. What follows them says that all is done; nothing, that the host is dead."""
+    """Read the instructions, then wait. What follows them says that all is done; nothing, that the
+    host is dead."""
     import os
 
     received = bytearray()

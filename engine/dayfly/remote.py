@@ -5,8 +5,9 @@
     with RemoteSandbox("https://sandbox.example:8000", key) as sandbox:
         result = sandbox.run('print("Hello, world!")', timeout_ms=2_000)
 
-`run`, `stream` and `session` take, return and raise what those of a Sandbox do. A run is sent again only where it
-cannot have run: the server was not reached, or has said so. Only httpx is needed, not the extra `server`.
+`run`, `stream` and `session` take, return and raise what those of a Sandbox do. A run is sent again
+only where it cannot have run: the server was not reached, or has said so. Only httpx is needed, not
+the extra `server`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 5.0
-"""A connection that was idle for so long is not used again. Servers keep them longer, so that none is cut off just as a run is sent."""
+"""A connection that was idle for so long is not used again. Servers keep them longer, so that none
+is cut off just as a run is sent."""
 RETRY_SECONDS = 0.2
 """Before the server is asked again where it has not said when."""
 DEFAULT_TIMEOUT_MS = 604_800_000.0
@@ -95,7 +97,8 @@ class AsyncRemoteSandbox:
     async def initialize(self) -> None:
         """Ask the server for its limits, and whether the key is right.
 
-        EngineUnreachable if there is no server, EngineRefused if it is not one of dayfly's or refuses the key.
+        EngineUnreachable if there is no server, EngineRefused if it is not one of dayfly's or
+        refuses the key.
         """
         if self._client is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
@@ -161,7 +164,8 @@ class AsyncRemoteSandbox:
                 yield item
 
     def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncRemoteSession:
-        """See AsyncSandbox.session. What is over the server's bounds is a ValueError when it opens."""
+        """See AsyncSandbox.session. What is over the server's bounds is a ValueError when it
+        opens."""
         return AsyncRemoteSession(self, {"maxRuns": max_runs, "maxSeconds": max_seconds, "idleSeconds": idle_seconds})
 
     def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Order:
@@ -169,7 +173,8 @@ class AsyncRemoteSandbox:
         return Order("/v1/run", as_job(code, **options))
 
     async def events(self, wanted: Order) -> AsyncGenerator[Event, None]:
-        """Internal: run a job, and yield Leased when it begins, each Piece of output, and the Result."""
+        """Internal: run a job, and yield Leased when it begins, each Piece of output, and the
+        Result."""
         job, in_session = wanted.job, wanted.in_session
         body = to_json(job)
         seconds = (self._max_timeout_ms if job.timeout_ms is None else job.timeout_ms) / 1_000 + self._answer_seconds
@@ -207,7 +212,8 @@ class AsyncRemoteSandbox:
         seconds: float | None = None,
         in_session: bool = False,
     ) -> AsyncIterator[httpx.Response]:
-        """Internal: send a request until the server has taken it, and hold the answer, whose body is not read yet.
+        """Internal: send a request until the server has taken it, and hold the answer, whose body
+        is not read yet.
 
         `seconds`: the server may be silent for so long. Raises what `run` raises.
         """
@@ -251,7 +257,8 @@ class AsyncRemoteSandbox:
 
 
 class AsyncRemoteSession:
-    """A session of a sandbox on another machine; made by `AsyncRemoteSandbox.session`. See AsyncSession."""
+    """A session of a sandbox on another machine; made by `AsyncRemoteSandbox.session`. See
+    AsyncSession."""
 
     def __init__(self, sandbox: AsyncRemoteSandbox, wanted: Mapping[str, float]) -> None:
         self._sandbox = sandbox
@@ -321,7 +328,8 @@ class AsyncRemoteSession:
 
 
 class RemoteSandbox(ThreadedSandbox[AsyncRemoteSandbox]):
-    """The same as AsyncRemoteSandbox, for threads. Takes its arguments; `run` may be called from any number of threads."""
+    """The same as AsyncRemoteSandbox, for threads. Takes its arguments; `run` may be called from
+    any number of threads."""
 
     def __init__(
         self,
@@ -381,7 +389,8 @@ def _piece(data: bytes) -> Piece:
 
 
 async def _sent(answer: httpx.Response) -> AsyncGenerator[tuple[str, bytes], None]:
-    """Yield name and data of each server-sent event. `httpx` itself would cut lines at characters that JSON has unescaped."""
+    """Yield name and data of each server-sent event. `httpx` itself would cut lines at characters
+    that JSON has unescaped."""
     buffer = bytearray()
     async for chunk in answer.aiter_bytes():
         start = max(0, len(buffer) - 1)

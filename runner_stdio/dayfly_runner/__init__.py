@@ -1,16 +1,19 @@
 """The container side of dayfly: process 1, and the program's interpreter kept warm.
 
-The container runs `python3 -u -X dayfly_runner main.py`, and `zz_dayfly_runner.pth` calls `main()` while `site` is being
-imported: after the interpreter is up, before it looks for main.py. `main()` forks. The parent becomes the runner and
-never returns. The child waits, warm, until main.py is there, and returns: the interpreter then runs main.py by
-itself, with no frame, module or option of ours left, exactly as `python3 -u main.py` does. In a session the child stays
-as it is, and each program is run by a process forked from it.
+The container runs `python3 -u -X dayfly_runner main.py`, and `zz_dayfly_runner.pth` calls `main()`
+while `site` is being imported: after the interpreter is up, before it looks for main.py. `main()`
+forks. The parent becomes the runner and never returns. The child waits, warm, until main.py is
+there, and returns: the interpreter then runs main.py by itself, with no frame, module or option of
+ours left, exactly as `python3 -u main.py` does. In a session the child stays as it is, and each
+program is run by a process forked from it.
 
-The parent is what the host talks to; it must never run, parse or wait for anything that the program controls but the
-bytes in its pipes. The child must import nothing that a plain start does not, or take it out again.
+The parent is what the host talks to; it must never run, parse or wait for anything that the program
+controls but the bytes in its pipes. The child must import nothing that a plain start does not, or
+take it out again.
 
-Standard library only, CPython 3.8 and newer. Never imports `dayfly`, nor is imported by it: they share
-conformance/PROTOCOL.md and nothing else. What is in `site/` lies beside this package in the image's site-packages.
+Standard library only, CPython 3.8 and newer. Never imports `dayfly`, nor is imported by it: they
+share conformance/PROTOCOL.md and nothing else. What is in `site/` lies beside this package in the
+image's site-packages.
 """
 
 import os
@@ -25,16 +28,18 @@ VERSION = "0.1.0"
 """The dayfly version that this runner belongs to, told to the host in `ready`."""
 
 READY, STARTED = b"\0", b"+"
-"""What the child says of its progress: its number and problems, line by line, READY; then STARTED with the monotonic time, and
-" exec" if the interpreter starts anew; or why not."""
+"""What the child says of its progress: its number and problems, line by line, READY; then STARTED
+with the monotonic time, and " exec" if the interpreter starts anew; or why not."""
 
 
 def main() -> None:
-    """Fork: return in the child when its program is to start, never return in the parent. Called by the .pth file."""
+    """Fork: return in the child when its program is to start, never return in the parent. Called by
+    the .pth file."""
     if os.getpid() != 1 and _is_subinterpreter():
         return
     try:
-        # The child's three standard streams, its messages, the parent's orders to it, and its word on how far it got.
+        # The child's three standard streams, its messages, the parent's orders to it, and its word
+        # on how far it got.
         stdin, stdout, stderr, message, orders, progress = [os.pipe() for _ in range(6)]
         assert stdin[0] > 2, "descriptors 0, 1 and 2 must be open"
         # Before the first byte of the host is read: the child must not inherit any of it.
@@ -61,14 +66,16 @@ def main() -> None:
         for name in set(loaded) - modules:
             module = loaded.pop(name)
             if name in ours:
-                # Their functions hold these dicts, and these the functions: gone now, and not when the garbage collector comes by.
+                # Their functions hold these dicts, and these the functions: gone now, and not when
+                # the garbage collector comes by.
                 module.__dict__.clear()
     except BaseException:
         os._exit(70)
 
 
 def _is_subinterpreter() -> bool:
-    """Tell whether a program has made this interpreter, which is given the options that the process was started with.
+    """Tell whether a program has made this interpreter, which is given the options that the process
+    was started with.
 
     If so, take them out: nothing shows them in the first interpreter either.
     """
@@ -86,7 +93,8 @@ def _is_subinterpreter() -> bool:
 
 
 def _give_up(error: BaseException) -> "NoReturn":
-    """Leave with status 70 and an `error` frame: an exception out of a .pth line would only be printed, and forgotten."""
+    """Leave with status 70 and an `error` frame: an exception out of a .pth line would only be
+    printed, and forgotten."""
     try:
         from . import _frames
 

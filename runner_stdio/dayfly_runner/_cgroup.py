@@ -1,7 +1,9 @@
-"""The counters that the kernel keeps of the container: kills for want of memory, peak memory, processor time.
+"""The counters that the kernel keeps of the container: kills for want of memory, peak memory,
+processor time.
 
-Facts of the kernel that the program cannot forge. The files are opened before it starts, and read again when it has
-ended: at that time there may be no descriptor, or no memory, left to open them with. What is not there is None.
+Facts of the kernel that the program cannot forge. The files are opened before it starts, and read
+again when it has ended: at that time there may be no descriptor, or no memory, left to open them
+with. What is not there is None.
 """
 
 import os
@@ -46,7 +48,8 @@ class Counters:
         return _number(self._usage)
 
     def read(self) -> "tuple[int | None, int | None, float | None]":
-        """Return (kills since start, bytes at the peak of the container's whole life, ms of cpu since start)."""
+        """Return (kills since start, bytes at the peak of the container's whole life, ms of cpu
+        since start)."""
         oom_kills, cpu = [
             None if now is None or then is None else now - then for now, then in zip(self._oom_kills_and_cpu(), self._at_start)
         ]

@@ -1,7 +1,9 @@
-"""The working files, as process 1 handles them: written before a program starts, collected and wiped when it is dead.
+"""The working files, as process 1 handles them: written before a program starts, collected and
+wiped when it is dead.
 
-Every name in there may be the program's choice. So each folder is entered by its descriptor, no link is ever followed, and
-nothing is opened that could block. Nobody else runs meanwhile: what was looked at stays as it was.
+Every name in there may be the program's choice. So each folder is entered by its descriptor, no
+link is ever followed, and nothing is opened that could block. Nobody else runs meanwhile: what was
+looked at stays as it was.
 """
 
 import os
@@ -108,7 +110,8 @@ def _remove(name: str, folder: int) -> None:
 
 
 def empty(root: int) -> None:
-    """Remove what is in the folder `root`, a descriptor. OSError, TimeoutError among them, if something is left.
+    """Remove what is in the folder `root`, a descriptor. OSError, TimeoutError among them, if
+    something is left.
 
     However deep it is: a folder inside a folder is moved to the top before its parent goes.
     """
@@ -232,7 +235,8 @@ class Collector:
             os.close(folder)
 
     def _walk(self, folder: int, prefix: str, parts: "list[str]", states: "set[int]", depth: int) -> None:
-        """Look at the names in a folder. `states` are the indices in `parts` that may match a name here."""
+        """Look at the names in a folder. `states` are the indices in `parts` that may match a name
+        here."""
         for at in range(len(parts)):
             if at in states and parts[at] == "**":
                 states.add(at + 1)
@@ -338,7 +342,8 @@ def _state(facts: os.stat_result) -> "tuple[int, ...]":
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Tell whether a name matches a part of a pattern: "*" is any number of characters, "?" one, no dot at the start."""
+    """Tell whether a name matches a part of a pattern: "*" is any number of characters, "?" one, no
+    dot at the start."""
     if name.startswith(".") and not pattern.startswith("."):
         return False
     at = star = back = 0

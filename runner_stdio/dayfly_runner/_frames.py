@@ -1,11 +1,14 @@
-"""The runner's half of the frame format: bytes in, frames out, and the other way round. No I/O here.
+"""The runner's half of the frame format: bytes in, frames out, and the other way round. No I/O
+here.
 
-What conformance/PROTOCOL.md says of the host's frames is enforced in this one place, to the letter: the length before a
-byte of the body, then UTF-8, JSON, every member and its type. Any bytes whatsoever, in any pieces, give frames or
-ProtocolError (VersionMismatch where only the version is wrong), and nothing else.
+What conformance/PROTOCOL.md says of the host's frames is enforced in this one place, to the letter:
+the length before a byte of the body, then UTF-8, JSON, every member and its type. Any bytes
+whatsoever, in any pieces, give frames or ProtocolError (VersionMismatch where only the version is
+wrong), and nothing else.
 
-`_json` is the C half of the standard library's json. The Python half would import re and enum, which costs
-every container some milliseconds of its start and a megabyte of memory that it never needs.
+`_json` is the C half of the standard library's json. The Python half would import re and enum,
+which costs every container some milliseconds of its start and a megabyte of memory that it never
+needs.
 """
 
 from _json import encode_basestring_ascii, make_scanner
@@ -33,11 +36,11 @@ class VersionMismatch(ProtocolError):
 
 
 class Decoder:
-    """The host's frames, in the order of the dialogue: `hello`, perhaps `open`, then for each program `run`, `put`, `stdin`,
-    and in a session perhaps `stop`.
+    """The host's frames, in the order of the dialogue: `hello`, perhaps `open`, then for each
+    program `run`, `put`, `stdin`, and in a session perhaps `stop`.
 
-    Read `missing` bytes and `feed` them, then ask `next_frame` until it says None: more bytes are needed. `another` allows a
-    further `run`, `grant` further bytes of standard input.
+    Read `missing` bytes and `feed` them, then ask `next_frame` until it says None: more bytes are
+    needed. `another` allows a further `run`, `grant` further bytes of standard input.
     """
 
     def __init__(self) -> None:
@@ -67,7 +70,8 @@ class Decoder:
         self._buffer += data
 
     def next_frame(self) -> "dict[str, Any] | None":
-        """Return the next frame as a dict, or None. Raise ProtocolError, now and at every further call."""
+        """Return the next frame as a dict, or None. Raise ProtocolError, now and at every further
+        call."""
         buffer = self._buffer
         kinds = self._expected + ("stop",) * self._may_stop + ("run",) * self._another
         if not kinds:
@@ -130,8 +134,9 @@ def _decode(kinds: "tuple[str, ...]", body: memoryview) -> "dict[str, Any]":
         text = str(body, "utf-8")
         start = len(text) - len(text.lstrip(_BLANK))
         members, end = _scan(text, start)
-    # A missing value is a StopIteration, a deep nest a RecursionError; the rest are ValueErrors, or rather would be: the C half takes
-    # JSONDecodeError from json.decoder, and where that is not loaded, as here, it fails without any exception, which is a SystemError.
+    # A missing value is a StopIteration, a deep nest a RecursionError; the rest are ValueErrors, or
+    # rather would be: the C half takes JSONDecodeError from json.decoder, and where that is not
+    # loaded, as here, it fails without any exception, which is a SystemError.
     except (ValueError, StopIteration, RecursionError, SystemError) as error:
         raise ProtocolError(f"body of a `{expected}` frame: {type(error).__name__}: {error}") from None
     if text[end:].strip(_BLANK):
@@ -169,7 +174,8 @@ def _text(value: object) -> str:
 
 def _bytes(value: object) -> bytes:
     encoded = _text(value).encode()
-    # a2b_base64 skips what is not of the alphabet (its strict mode is of 3.11), so the alphabet is asked for by name.
+    # a2b_base64 skips what is not of the alphabet (its strict mode is of 3.11), so the alphabet is
+    # asked for by name.
     padding = encoded.translate(None, _BASE64)
     if len(encoded) % 4 or padding not in (b"", b"=", b"==") or not encoded.endswith(padding):
         raise _Wrong("a base64 string")
@@ -340,7 +346,8 @@ def encode_error(message: str) -> bytes:
 
 
 def encode(members: "dict[str, Any]") -> bytes:
-    """Return the frame for `members`: a dict with string keys of strings, integers, floats, booleans, None, lists, dicts."""
+    """Return the frame for `members`: a dict with string keys of strings, integers, floats,
+    booleans, None, lists, dicts."""
     body = _json(members).encode()
     return len(body).to_bytes(HEADER, "big") + body
 

@@ -1,7 +1,9 @@
-"""What process 1 needs where more than one program will run: the zygote, and the cleaning between two programs.
+"""What process 1 needs where more than one program will run: the zygote, and the cleaning between
+two programs.
 
-The zygote is the child that process 1 forked before it had read a byte of the host. It forks each program's process,
-which is then an orphan and so process 1's own to reap. A program can end the zygote, or stop it; it cannot look into it.
+The zygote is the child that process 1 forked before it had read a byte of the host. It forks each
+program's process, which is then an orphan and so process 1's own to reap. A program can end the
+zygote, or stop it; it cannot look into it.
 """
 
 # The C halves: see _parent for why.
@@ -40,7 +42,8 @@ class Session:
         self.address = self._listener.getsockname()
 
     def connect(self) -> None:
-        """Take the zygote's connection, which is there, and note what the kernel holds before any program."""
+        """Take the zygote's connection, which is there, and note what the kernel holds before any
+        program."""
         file, _ = self._listener._accept()  # type: ignore[attr-defined] # noqa: SLF001 - socket.socket.accept is made of it
         self._control = _socket.socket(fileno=file)
         self._listener.close()
@@ -49,7 +52,8 @@ class Session:
         self._sockets = _sockets()
 
     def fork(self) -> "list[int]":
-        """Have a program's process forked; return our ends of its pipes: stdin, stdout, stderr, messages, orders, progress."""
+        """Have a program's process forked; return our ends of its pipes: stdin, stdout, stderr,
+        messages, orders, progress."""
         pipes = [os.pipe() for _ in range(6)]
         # Of these two, process 1 reads; of the others, it writes.
         ours = [pipe[int(at in (0, 4))] for at, pipe in enumerate(pipes)]
@@ -69,7 +73,8 @@ class Session:
     def others(self) -> "list[int]":
         """Stop every process but this one, and return the numbers of those that are not ours.
 
-        A process with a stop pending cannot complete a fork, so they do not become more while they are killed.
+        A process with a stop pending cannot complete a fork, so they do not become more while they
+        are killed.
         """
         try:
             os.kill(-1, _signal.SIGSTOP)
@@ -87,7 +92,8 @@ class Session:
         _wipe(self._files)
 
     def clean(self) -> None:
-        """Remove what outlives processes, and look whether anything does. Left if something is left."""
+        """Remove what outlives processes, and look whether anything does. Left if something is
+        left."""
         if self.zygote is None:
             raise Left("the program has ended the process from which the next one is forked")
         if self._look_at_zygote() != self._inherited:
@@ -105,7 +111,8 @@ class Session:
                 _ctypes.call_function(_ctypes.dlsym(libc, function), (number, 0, 0, 0))  # 0 is IPC_RMID
         left = ""
         for _ in range(_LOOKS):
-            # The end of a socket wakes the kernel's collector of sockets that are in flight in messages to each other.
+            # The end of a socket wakes the kernel's collector of sockets that are in flight in
+            # messages to each other.
             for file in _socket.socketpair():
                 file.close()
             left = self._left()
@@ -115,7 +122,8 @@ class Session:
         raise Left(f"left behind by the program: {left}")
 
     def _look_at_zygote(self) -> "tuple[object, ...]":
-        """Return what another process of the same user can change of it, and what each program would inherit."""
+        """Return what another process of the same user can change of it, and what each program
+        would inherit."""
         assert self.zygote is not None
         limits = [resource.prlimit(self.zygote, number) for number in range(_LIMITS)]
         return limits, os.sched_getaffinity(self.zygote)
@@ -147,7 +155,8 @@ def _ipc(kind: str) -> "set[int]":
 
 
 def _sockets() -> "dict[str, int]":
-    """Return how many sockets there are in this network namespace, by protocol and state, and of the Unix kind.
+    """Return how many sockets there are in this network namespace, by protocol and state, and of
+    the Unix kind.
 
     /proc/net/tcp would cost 4 ms.
     """

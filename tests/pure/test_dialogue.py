@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -137,13 +136,13 @@ def broken(dialogue: Dialogue, data: bytes) -> str:
 def drawn() -> dict[tuple[str, str], str]:
     """The table in the module's docstring, (state, word) -> the next state, or "-"."""
     assert module.__doc__ is not None
-    # Columns are two blanks or more apart; "output, message" are two words with one column.
-    head, *rows = [re.split(" {2,}", line.strip()) for line in module.__doc__.splitlines() if line.startswith("    ")]
+    head, *rows = [line.split() for line in module.__doc__.splitlines() if line.startswith("    ")]
+    alike = {"output": ("output", "message", "display", "want"), "file": ("file", "skipped")}
     return {
-        (row[0], word.strip("()")): cell
+        (row[0], one): cell
         for row in rows
-        for words, cell in zip(head[1:], row[1:], strict=True)
-        for word in words.split(", ")
+        for word, cell in zip(head[1:], row[1:], strict=True)
+        for one in alike.get(word, (word.strip("()"),))
     }
 
 

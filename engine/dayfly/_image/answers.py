@@ -1,4 +1,5 @@
-"""What a build asks of the engine beside the calls that all of dayfly makes, and how its answers are read."""
+"""What a build asks of the engine beside the calls that all of dayfly makes, and how its answers
+are read."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ DEADLINE = 1_800.0
 
 
 def last_status(answer: bytes, doing: str) -> str:
-    """The last status of a stream of JSON objects. The engine says 200 first, and tells errors inside."""
+    """The last status of a stream of JSON objects. The engine says 200 first, and tells errors
+    inside."""
     status = ""
     for line in answer.splitlines():
         said = msgspec.json.decode(line) if line.strip() else {}

@@ -52,17 +52,20 @@ async def build(
     force: bool = False,
     progress: Progress | None = None,
 ) -> str:
-    """Build a runner image, tag it, and return its id; return at once if `tag` is what these inputs gave last time.
+    """Build a runner image, tag it, and return its id; return at once if `tag` is what these inputs
+    gave last time.
 
-    `base` is `debian:SUITE` or an image with Python 3.8 or newer, which is pulled if the engine lacks it; `python2` asks
-    for Python 2.7 as well. `pip` are requirements (`numpy>=2`), installed from wheels; `apt` Debian packages, for a Debian
-    base only. `allow_source` lets packages of `pip`, and what they need, be built from source where they have no wheel:
-    their setup code then runs on this host, as this user. `preload` names modules that sandboxes of this image preload unless
-    they say otherwise; each is imported here, in a container of the build. `force` builds anew from today's packages. `progress` is called
-    with lines of text.
+    `base` is `debian:SUITE` or an image with Python 3.8 or newer, which is pulled if the engine
+    lacks it; `python2` asks for Python 2.7 as well. `pip` are requirements (`numpy>=2`), installed
+    from wheels; `apt` Debian packages, for a Debian base only. `allow_source` lets packages of
+    `pip`, and what they need, be built from source where they have no wheel: their setup code then
+    runs on this host, as this user. `preload` names modules that sandboxes of this image preload
+    unless they say otherwise; each is imported here, in a container of the build. `force` builds
+    anew from today's packages. `progress` is called with lines of text.
 
-    Raises ValueError or TypeError for a bad argument, EngineError for what the engine refuses, and DayflyError for
-    everything else that keeps it from being built, saying what to do. Nothing is left behind then.
+    Raises ValueError or TypeError for a bad argument, EngineError for what the engine refuses, and
+    DayflyError for everything else that keeps it from being built, saying what to do. Nothing is
+    left behind then.
     """
     recipe = checked(base, tag, pip, apt, preload, python2=python2, allow_source=allow_source)
     say = progress or (lambda _: None)

@@ -17,7 +17,8 @@ from .recipe import Recipe, digest
 
 _MIRROR, _SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# What a Python program's standard library is made of beyond the package python3; libstdc++ is what wheels expect of any system.
+# What a Python program's standard library is made of beyond the package python3; libstdc++ is what
+# wheels expect of any system.
 _PACKAGES = ("python3", "libstdc++6", "tzdata")
 _PACKAGES_OF = {"bullseye": ("python3-distutils",), "bookworm": ("python3-distutils",)}  # newer suites' Python has none
 
@@ -26,9 +27,11 @@ _UNWANTED = (
     r"|sysvinit-utils|usr-is-merged|usrmerge|util-linux.*"
     r"|lib(apt-pkg|audit|blkid|cap-ng|debconfclient|ext2fs|lastlog|mount|pam|semanage|sepol|smartcols|ss|subid|systemd|udev)[-0-9.t].*"
 )
-"""Packages of Debian's essential set that are there to install others and to run a machine. Nothing that `python3` needs."""
+"""Packages of Debian's essential set that are there to install others and to run a machine. Nothing
+that `python3` needs."""
 
-# Run outside of the root, which is $1. With packages of the user's own everything stays: they may stand on any of it.
+# Run outside of the root, which is $1. With packages of the user's own everything stays: they may
+# stand on any of it.
 _SLIM = f"""set -eu
 unwanted=$(dpkg-query --root="$1" -W -f '${{Package}}\\n' | grep -Ex '{_UNWANTED}' || true)
 dpkg --root="$1" --force-all --purge $unwanted >"$1/purge.log" 2>&1 || {{ tail -n 20 "$1/purge.log" >&2; exit 1; }}
@@ -73,7 +76,8 @@ async def import_debian(engine: EngineAPI, recipe: Recipe, digest: str, say: Pro
         say(f"making a root file system of {recipe.base} with mmdebstrap, half a minute or so")
         await run(_mmdebstrap(recipe, str(tar)), scratch, say, prefix=await _own_mounts())
         say(f"importing it, {tar.stat().st_size / 1e6:.0f} MB")
-        # Untagged: it belongs to the images made from it, and the engine removes it with the last of them.
+        # Untagged: it belongs to the images made from it, and the engine removes it with the last
+        # of them.
         query = {"fromSrc": "-", "changes": f"LABEL dayfly.root={digest}"}
         headers = {"Content-Type": "application/x-tar"}
         answer = await engine.call("POST", "/images/create", query=query, content=pieces(tar), headers=headers, deadline=DEADLINE)
@@ -83,8 +87,9 @@ async def import_debian(engine: EngineAPI, recipe: Recipe, digest: str, say: Pro
 async def _own_mounts() -> list[str]:
     """A prefix that gives a command mounts of its own.
 
-    Run by root, mmdebstrap mounts /proc, /sys and the host's own /dev/shm into the root, in the host's mount namespace. If it
-    were killed, they would stay, and whoever removed the directory would empty the host's /dev/shm. Here they end with it.
+    Run by root, mmdebstrap mounts /proc, /sys and the host's own /dev/shm into the root, in the
+    host's mount namespace. If it were killed, they would stay, and whoever removed the directory
+    would empty the host's /dev/shm. Here they end with it.
     """
     prefix = ["unshare", "--mount", "--propagation", "private", "--"]
     if os.geteuid() != 0:
@@ -95,5 +100,6 @@ async def _own_mounts() -> list[str]:
         raise DayflyError(
             "the command unshare (package util-linux) is missing: without it mmdebstrap would mount on the host itself"
         ) from None
-    # Root in a container may mount nothing, with a namespace or without; mmdebstrap does without mounts then.
+    # Root in a container may mount nothing, with a namespace or without; mmdebstrap does without
+    # mounts then.
     return prefix if done.returncode == 0 else []

@@ -1,4 +1,5 @@
-"""Programs of the host that a build runs, and its temporary directory. Cancelling ends them, and they clean up after themselves."""
+"""Programs of the host that a build runs, and its temporary directory. Cancelling ends them, and
+they clean up after themselves."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def _mount_points() -> list[str]:
 
 
 def shown(text: object) -> str:
-    """What a container, an image or a program of the host said, with control characters as escapes: it may reach a terminal."""
+    """What a container, an image or a program of the host said, with control characters as escapes:
+    it may reach a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 

@@ -35,7 +35,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the base's own python3 says of itself. The base may be anybody's: it is believed in nothing."""
+    """What the base's own python3 says of itself. The base may be anybody's: it is believed in
+    nothing."""
 
     version: Annotated[str, msgspec.Meta(pattern=r"^3\.[0-9]{1,3}\.[0-9A-Za-z.+]{1,20}$")]
     platform: Annotated[str, msgspec.Meta(pattern=r"^[a-z]{1,20}-[A-Za-z0-9_.-]{1,30}$")]

@@ -1,4 +1,5 @@
-"""Wheels for the image's Python, fetched by pip on this host, or built here from source where that was asked for."""
+"""Wheels for the image's Python, fetched by pip on this host, or built here from source where that
+was asked for."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ async def fetch_wheels(recipe: Recipe, facts: Facts, wheels: Path, scratch: Path
             f"no wheel of {missing[1]} fits Python {facts.version} of the image. The index has source distributions of {missing[2]}: "
             f"allow_source=True (--allow-source) builds a wheel of it, which runs its setup code on this host; {error}"
         ) from error
-    # Where a newer version needs what has no wheel, pip takes an older one and says so in its log alone.
+    # Where a newer version needs what has no wheel, pip takes an older one and says so in its log
+    # alone.
     text = log_file.read_text(errors="replace") if log_file.exists() else ""
     for name in sorted(set(re.findall(r"pip is looking at multiple versions of ([\w.-]+) to determine", text))):
         say(f"  {name}: pip passed over newer versions, since a wheel of what they need does not fit or is missing{advice}")
@@ -110,7 +112,8 @@ async def _build_wheels(requirements: Sequence[str], facts: Facts, wheels: Path,
 
 
 def _runs_in_image(facts: Facts) -> bool:
-    """Whether what is compiled on this host can be loaded in the image, as far as the C library goes."""
+    """Whether what is compiled on this host can be loaded in the image, as far as the C library
+    goes."""
     library, version = platform.libc_ver()
     numbers = [[int(part) for part in text.split(".")] for text in (version, facts.glibc) if re.fullmatch(r"[0-9.]*[0-9]", text)]
     return library == "glibc" and len(numbers) == 2 and numbers[0] <= numbers[1]

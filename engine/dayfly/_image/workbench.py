@@ -1,4 +1,5 @@
-"""One container without a network that puts the runner and the wheels on a root file system, and is committed."""
+"""One container without a network that puts the runner and the wheels on a root file system, and is
+committed."""
 
 from __future__ import annotations
 
@@ -57,11 +58,13 @@ if __name__ != "__main__":
     raise ModuleNotFoundError("No module named 'pip'", name="pip")
 sys.exit("{_NO_PIP}")
 """
-"""`pip` and `python -m pip` of an image that has none. Programs call them, and should learn why they fail."""
+"""`pip` and `python -m pip` of an image that has none. Programs call them, and should learn why
+they fail."""
 
 
 def inputs_digest(origin: str, recipe: Recipe) -> str:
-    """Return what an image on the root `origin` is made from, as a digest: today's image is the old one where it is the same."""
+    """Return what an image on the root `origin` is made from, as a digest: today's image is the old
+    one where it is the same."""
     return digest(
         origin, recipe.python2, recipe.pip, recipe.preload, _PROGRAM, _NO_PIP_COMMAND, _NO_PIP_MODULE, _HOSTS, __version__, _runner_files()
     )
@@ -144,10 +147,12 @@ async def _commit(engine: EngineAPI, container: str, recipe: Recipe, labels: dic
 
 
 async def _sweep(engine: EngineAPI, own: str) -> None:
-    """Remove workbenches that were created and never started: the one state in which the engine does not remove them by itself.
+    """Remove workbenches that were created and never started: the one state in which the engine
+    does not remove them by itself.
 
-    One may be another build's, just about to be started. Its age tells, by the engine's clock: that of our own new one is 0.
-    No label of an owner, as other containers have: the image that is committed would inherit it.
+    One may be another build's, just about to be started. Its age tells, by the engine's clock: that
+    of our own new one is 0. No label of an owner, as other containers have: the image that is
+    committed would inherit it.
     """
     filters = msgspec.json.encode({"name": [f"^/?{_WORKBENCH_NAME}"], "status": ["created"]}).decode()
     rows = await engine.ask("GET", "/containers/json", query={"all": "1", "filters": filters}) or []
@@ -248,7 +253,8 @@ async def _context(recipe: Recipe, facts: Facts, scratch: Path, say: Progress) -
 
 
 def _runner_files() -> dict[str, str]:
-    """What goes into the image's site-packages, by relative path: the package, and beside it what lies in its folder `site`."""
+    """What goes into the image's site-packages, by relative path: the package, and beside it what
+    lies in its folder `site`."""
     found = importlib.util.find_spec("dayfly_runner")  # looked up, never imported
     if found is None or not found.submodule_search_locations:
         raise DayflyError("the package dayfly_runner, which is installed together with dayfly, is missing: install dayfly anew")

@@ -1,7 +1,9 @@
-"""The program of the workbench: it makes a runner image of the root file system that it runs in, as root, by the base's own python3.
+"""The program of the workbench: it makes a runner image of the root file system that it runs in, as
+root, by the base's own python3.
 
-Its text is handed to that interpreter; nothing imports it. It writes one line of JSON at each step, and waits for the end of its stdin
-when it is done: that is when the container is committed. Python 3.4 must understand it, to be told that it is too old.
+Its text is handed to that interpreter; nothing imports it. It writes one line of JSON at each step,
+and waits for the end of its stdin when it is done: that is when the container is committed. Python
+3.4 must understand it, to be told that it is too old.
 """
 
 import compileall
@@ -42,8 +44,8 @@ def add(name: str, folder: str) -> None:
         shutil.copyfile(source, target)
 
 
-# Docker puts an empty file over /etc/hosts of every container without a network, whatever the image has there.
-# So the C library, glibc or musl, is changed to read another file.
+# Docker puts an empty file over /etc/hosts of every container without a network, whatever the image
+# has there. So the C library, glibc or musl, is changed to read another file.
 HOSTS = "/lib/hosts"
 LIBRARY = r"(libc|libnss_files|ld-musl-\w+)[-.].*so(\..*)?"
 RESOLVE = "import socket as s; print([s.getaddrinfo('localhost', 1, family)[0][4][0] for family in (s.AF_INET, s.AF_INET6)])"
@@ -65,7 +67,8 @@ def name_loopback(text: str) -> None:
 def use_hosts(path: str) -> None:
     with open(path, "rb") as file:
         library = file.read()
-    # The new path is as long as the old one, and ends like it: a linker may keep one text for both "hosts" and this.
+    # The new path is as long as the old one, and ends like it: a linker may keep one text for both
+    # "hosts" and this.
     changed = library.replace(b"/etc/hosts\0", HOSTS.encode() + b"\0")
     if changed != library:
         with open(path + ".new", "wb") as file:

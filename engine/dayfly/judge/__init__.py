@@ -2,8 +2,8 @@
 
 from dayfly.judge import Case, Tokens
 
-verdict = sandbox.judge("print(int(input()) + 1)", [Case(stdin="1", expected="2")], checker=Tokens())
-verdict.verdict, verdict.passed, verdict.score
+verdict = sandbox.judge("print(int(input()) + 1)", [Case(stdin="1", expected="2")],
+checker=Tokens()) verdict.verdict, verdict.passed, verdict.score
 """
 
 from ._cases import Call, Case, CaseLimits, Group

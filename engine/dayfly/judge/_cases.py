@@ -1,4 +1,5 @@
-"""What is asked of a submission: cases, their groups and limits. Values only; TypeError and ValueError for what cannot be judged."""
+"""What is asked of a submission: cases, their groups and limits. Values only; TypeError and
+ValueError for what cannot be judged."""
 
 from __future__ import annotations
 
@@ -36,9 +37,11 @@ class CaseLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
     cpu_ms: float | None = None
     """Milliseconds of processor time, of all processes together. None: no limit but `wall_ms`."""
     wall_ms: float | None = None
-    """Milliseconds of wall time. None: with `cpu_ms`, three times that and a second; else the sandbox's time-out."""
+    """Milliseconds of wall time. None: with `cpu_ms`, three times that and a second; else the
+    sandbox's time-out."""
     output_bytes: int | None = None
-    """Bytes of stdout, and of stderr; at most the sandbox's own limits. The program is killed at more."""
+    """Bytes of stdout, and of stderr; at most the sandbox's own limits. The program is killed at
+    more."""
 
     def __post_init__(self) -> None:
         for name in ("cpu_ms", "wall_ms"):
@@ -57,7 +60,8 @@ class CaseLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
 
 
 class Call(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    """A call of a function that the submission defines: a global, or a method of its class `Solution`.
+    """A call of a function that the submission defines: a global, or a method of its class
+    `Solution`.
 
     Arguments are JSON values. The returned value is compared on the host.
     """
@@ -89,13 +93,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     """Standard input. Bytes are taken for `stdin_bytes`."""
     stdin_bytes: bytes | None = None
     expected: Any = UNSET
-    """Expected output as str or bytes; for a call, the expected JSON value. UNSET: the case passes if the program ends with exit code 0."""
+    """Expected output as str or bytes; for a call, the expected JSON value. UNSET: the case passes
+    if the program ends with exit code 0."""
     expected_bytes: bytes | None = None
     call: Call | None = None
     """A function to call; without it the submission is run as a program."""
     asserts: str | None = None
-    """Source that runs behind the submission, in its namespace: it passes if it ends without an exception. It is in
-    the container, so a submission that looks for it can read what it expects: a hurdle, not a proof."""
+    """Source that runs behind the submission, in its namespace: it passes if it ends without an
+    exception. It is in the container, so a submission that looks for it can read what it expects: a
+    hurdle, not a proof."""
     args: Sequence[str] = ()
     """`sys.argv[1:]`."""
     files: Mapping[str, Content] = {}
@@ -162,7 +168,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
 
     @property
     def harness(self) -> Any:
-        """What the harness is to do with the submission, as JSON; None where the submission is the program itself."""
+        """What the harness is to do with the submission, as JSON; None where the submission is the
+        program itself."""
         return {"asserts": self.asserts} if self.asserts is not None else None if self.call is None else self.call.data()
 
     @property
@@ -198,9 +205,11 @@ def _bytes(text: str | bytes | None) -> bytes:
 
 
 def _plain(what: str, value: Any) -> Any:
-    """Return a value as it is after a journey through JSON. ValueError if it does not survive one."""
+    """Return a value as it is after a journey through JSON. ValueError if it does not survive
+    one."""
     try:
-        # The standard library's encoder refuses NaN and the infinities, which msgspec writes as null.
+        # The standard library's encoder refuses NaN and the infinities, which msgspec writes as
+        # null.
         encoded = json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} must be a JSON value: {error}") from None
@@ -214,9 +223,11 @@ class Group(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
 
     name: str
     require: Sequence[str] = ()
-    """Groups all of whose cases must have been accepted, else the cases of this one are skipped. They come earlier in case order."""
+    """Groups all of whose cases must have been accepted, else the cases of this one are skipped.
+    They come earlier in case order."""
     score: Literal["all", "sum", "min"] = "sum"
-    """all: `points` if every case is accepted. min: `points` times the smallest share of a case. sum: the cases' own points."""
+    """all: `points` if every case is accepted. min: `points` times the smallest share of a case.
+    sum: the cases' own points."""
     points: float | None = None
     """With all and min; None: the sum of its cases' points."""
 

@@ -1,7 +1,9 @@
-"""Whether an answer is right. Pure functions of bytes or JSON values: linear in time, without regular expressions.
+"""Whether an answer is right. Pure functions of bytes or JSON values: linear in time, without
+regular expressions.
 
-Output of a program is bytes; the value that a function returned is a JSON value. The expected side decides what is a number.
-Feedback quotes at most a few tokens, what is expected among them: it is for whoever judges, not for the submission.
+Output of a program is bytes; the value that a function returned is a JSON value. The expected side
+decides what is a number. Feedback quotes at most a few tokens, what is expected among them: it is
+for whoever judges, not for the submission.
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ class Tokens(Checker, frozen=True, tag="tokens"):
 class Floats(Checker, frozen=True, tag="floats"):
     """Token by token; where the expected token is a number, within a tolerance.
 
-    Right is `|output - expected| <= abs` or `<= rel * |expected|`. NaN is never right, `inf` equals `inf`.
-    Integers are numbers too; use Tokens where every digit counts.
+    Right is `|output - expected| <= abs` or `<= rel * |expected|`. NaN is never right, `inf` equals
+    `inf`. Integers are numbers too; use Tokens where every digit counts.
     """
 
     rel: float = 1e-6
@@ -109,7 +111,8 @@ class Floats(Checker, frozen=True, tag="floats"):
 
 
 class Json(Checker, frozen=True, tag="json"):
-    """JSON values: keys in any order; numbers by value, within a tolerance if one is given. true is not 1."""
+    """JSON values: keys in any order; numbers by value, within a tolerance if one is given. true is
+    not 1."""
 
     values: ClassVar[bool] = True
     rel: float = 0.0
@@ -158,7 +161,8 @@ class SetEq(Checker, frozen=True, tag="set"):
 
 
 class Lcb(Checker, frozen=True, tag="lcb"):
-    """As LiveCodeBench does: stripped lines, or their tokens as decimal numbers; values by Python's ==."""
+    """As LiveCodeBench does: stripped lines, or their tokens as decimal numbers; values by Python's
+    ==."""
 
     values: ClassVar[bool] = True
 
@@ -173,7 +177,8 @@ class Lcb(Checker, frozen=True, tag="lcb"):
 
 
 class SandboxFusion(Checker, frozen=True, tag="sandbox_fusion"):
-    """As SandboxFusion's common cases: stripped lines in lower case, a line that is one number within 1e-5 of it."""
+    """As SandboxFusion's common cases: stripped lines in lower case, a line that is one number
+    within 1e-5 of it."""
 
     def check(self, expected: bytes, output: bytes) -> Answer:
         """See Checker."""
@@ -182,7 +187,8 @@ class SandboxFusion(Checker, frozen=True, tag="sandbox_fusion"):
 
 
 class Kattis(Checker, frozen=True, tag="kattis", rename="camel"):
-    """As the default output validator of the Kattis problem format: tokens, without regard to case unless asked."""
+    """As the default output validator of the Kattis problem format: tokens, without regard to case
+    unless asked."""
 
     case_sensitive: bool = False
     space_change_sensitive: bool = False
@@ -207,7 +213,8 @@ class Kattis(Checker, frozen=True, tag="kattis", rename="camel"):
 
 
 class Dmoj(Checker, frozen=True, tag="dmoj"):
-    """As DMOJ's checkers `standard` (no precision) and `floats`: the tokens of each line that is not empty."""
+    """As DMOJ's checkers `standard` (no precision) and `floats`: the tokens of each line that is
+    not empty."""
 
     precision: int | None = None
     """Digits behind the point."""
@@ -253,7 +260,8 @@ def kattis(
     float_absolute: float | None = None,
     float_relative: float | None = None,
 ) -> Checker:
-    """Compare as the default output validator of the Kattis problem format does, with its arguments."""
+    """Compare as the default output validator of the Kattis problem format does, with its
+    arguments."""
     return Kattis(
         case_sensitive=case_sensitive,
         space_change_sensitive=space_change_sensitive,
@@ -304,7 +312,8 @@ def _text(data: bytes) -> str:
 
 
 def _number(token: bytes) -> float | None:
-    """Return what Python's float makes of the token, without underscores; None if it is not a number."""
+    """Return what Python's float makes of the token, without underscores; None if it is not a
+    number."""
     try:
         return None if b"_" in token else float(token)
     except ValueError:
@@ -358,7 +367,8 @@ def _fusion_alike(expected: str, output: str) -> bool:
 
 
 def _parsed(checker: Checker, expected: bytes, output: bytes) -> Answer:
-    # A hostile output may nest as deeply as it likes: what builds it must say so, not end the interpreter.
+    # A hostile output may nest as deeply as it likes: what builds it must say so, not end the
+    # interpreter.
     try:
         value = msgspec.json.decode(output)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,7 +1,9 @@
-"""A judging: workers that share the cases of one submission, each with a session, and so a container, of its own.
+"""A judging: workers that share the cases of one submission, each with a session, and so a
+container, of its own.
 
-A case's process is fresh, its files are wiped before it, and its input is sent when it begins: no case meets another.
-What is expected stays on the host. What the sandbox could not do is `judge_error` for its case alone.
+A case's process is fresh, its files are wiped before it, and its input is sent when it begins: no
+case meets another. What is expected stays on the host. What the sandbox could not do is
+`judge_error` for its case alone.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ MOST_WORKERS = 1_000
 INLINE = 100_000
 """Bytes that are compared on the event loop; more in a thread."""
 WALL_FACTOR, WALL_MARGIN = 3.0, 1_000.0
-"""Wall time that a CPU limit implies: times, and milliseconds on top. A waiting program must end, a loaded host must not matter."""
+"""Wall time that a CPU limit implies: times, and milliseconds on top. A waiting program must end, a
+loaded host must not matter."""
 
 
 class CaseRun(msgspec.Struct, frozen=True):
@@ -69,13 +72,15 @@ class JudgeOptions(TypedDict, total=False):
     """The keyword parameters of a judging, beside its code and cases."""
 
     checker: Checker | HostChecker | None
-    """A Checker, or a function of the host that takes a CaseRun. None: Tokens, and Json for calls."""
+    """A Checker, or a function of the host that takes a CaseRun. None: Tokens, and Json for
+    calls."""
     groups: Sequence[Group]
     """How groups of cases score."""
     limits: CaseLimits | None
     """Limits of each case that has none of its own."""
     stop: Stop
-    """"first": nothing runs behind the first case that is not accepted. "group": nothing of its group. None: all cases run."""
+    """"first": nothing runs behind the first case that is not accepted. "group": nothing of its
+    group. None: all cases run."""
     concurrency: int
     """Containers that share the cases."""
     keep_output: int | None
@@ -147,9 +152,11 @@ class Judging:
         self._syntax_checked = False
 
     async def run(self, on_case: OnCase | None = None) -> JudgeResult:
-        """Judge. `on_case` is called with each CaseResult in the order of the cases; what it raises ends the judging and is raised.
+        """Judge. `on_case` is called with each CaseResult in the order of the cases; what it raises
+        ends the judging and is raised.
 
-        Raises what a run raises if there is no container for the first worker, or the sandbox is closed meanwhile.
+        Raises what a run raises if there is no container for the first worker, or the sandbox is
+        closed meanwhile.
         """
         begun = time.monotonic()
         async with self._containers() as first, anyio.create_task_group() as tasks:
@@ -207,7 +214,8 @@ class Judging:
             yield Containers(sessions[0], sessions[1] if self._paired else None)
 
     async def _join(self) -> None:
-        """Work beside the first worker, as soon as there is a container; without one the others do the work."""
+        """Work beside the first worker, as soon as there is a container; without one the others do
+        the work."""
         try:
             async with self._containers() as containers:
                 await self._work(containers)
@@ -362,7 +370,8 @@ def _as_answer(said: Any) -> Answer:
 
 
 def _kept(result: Result, keep: int | None) -> Result:
-    """Return the result with its output cut to `keep` characters a stream; the very object if nothing is cut."""
+    """Return the result with its output cut to `keep` characters a stream; the very object if
+    nothing is cut."""
     if keep is None:
         return result
     messages = sum(len(bytes(text)) for text in result.messages_raw)

@@ -1,4 +1,5 @@
-"""Which case is run next, and which is not run at all: pure, so that the report is the same for any number of workers."""
+"""Which case is run next, and which is not run at all: pure, so that the report is the same for any
+number of workers."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ Stop = Literal["first", "group"] | None
 class Plan:
     """The order of a judging. Cases are begun in their order; their ends may come in any.
 
-    `stop`: "first": what comes behind a case that was not accepted is skipped. "group": what comes behind it in its
-    group. None: nothing. Cases of a group that requires another wait until that one's cases are decided.
+    `stop`: "first": what comes behind a case that was not accepted is skipped. "group": what comes
+    behind it in its group. None: nothing. Cases of a group that requires another wait until that
+    one's cases are decided.
     """
 
     def __init__(self, cases: Sequence[Case], groups: Sequence[Group], stop: Stop) -> None:
@@ -37,7 +39,8 @@ class Plan:
         return not self._open and not self._running
 
     def begin(self) -> int | None:
-        """Return the next case to run. None: there is none now; ask again when a case was decided, unless it is `over`."""
+        """Return the next case to run. None: there is none now; ask again when a case was decided,
+        unless it is `over`."""
         while self._open:
             index = self._open[-1]
             if self.is_skipped(index):

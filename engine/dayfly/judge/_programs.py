@@ -1,7 +1,8 @@
-"""What runs in containers beside the submission itself: the harness of a call, the syntax check, and checkers that are programs.
+"""What runs in containers beside the submission itself: the harness of a call, the syntax check,
+and checkers that are programs.
 
-Each is Python source that the host sends as `main.py`. What comes back from the harness is the submission's claim: it
-may claim any value, but does not know which one is expected.
+Each is Python source that the host sends as `main.py`. What comes back from the harness is the
+submission's claim: it may claim any value, but does not know which one is expected.
 """
 
 from __future__ import annotations
@@ -108,14 +109,17 @@ _POINTS = re.compile(r"points\s+([0-9.eE+-]{1,30})")
 
 
 class Program(Checker, frozen=True, tag="program"):
-    """A checker that is a Python program, and no more trusted than the submission: it runs in a container of its own.
+    """A checker that is a Python program, and no more trusted than the submission: it runs in a
+    container of its own.
 
-    It is started with the names of three files as arguments: `input`, `output` and `answer`; with protocol "kattis"
-    `input`, `answer` and the folder `feedback/`, and the output on its stdin; then come `args`.
+    It is started with the names of three files as arguments: `input`, `output` and `answer`; with
+    protocol "kattis" `input`, `answer` and the folder `feedback/`, and the output on its stdin;
+    then come `args`.
 
-    protocol "exit01": exit code 0 is right, 1 is wrong. "testlib": 0 right, 1 and 2 wrong, 7 partial with `points N` on
-    stderr. "kattis": 42 right, 43 wrong; `feedback/score.txt` and `feedback/score_multiplier.txt` are read. Anything
-    else, a crash and a time-out among it, is `judge_error`.
+    protocol "exit01": exit code 0 is right, 1 is wrong. "testlib": 0 right, 1 and 2 wrong, 7
+    partial with `points N` on stderr. "kattis": 42 right, 43 wrong; `feedback/score.txt` and
+    `feedback/score_multiplier.txt` are read. Anything else, a crash and a time-out among it, is
+    `judge_error`.
     """
 
     code: str
@@ -198,7 +202,8 @@ def syntax_job(source: bytes) -> Job:
 
 
 def may_be_invalid(result: Result) -> bool:
-    """Whether a run may have ended for want of valid Python. A cheap sign, which the program could give too: `syntax_job` decides."""
+    """Whether a run may have ended for want of valid Python. A cheap sign, which the program could
+    give too: `syntax_job` decides."""
     last = result.stderr.rstrip().rpartition("\n")[2]
     return result.exit_code == 1 and not result.stdout and last.startswith(_SYNTAX_ERRORS)
 

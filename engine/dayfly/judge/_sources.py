@@ -1,4 +1,5 @@
-"""Cases: many of them with what they have in common, from the formats of others and from folders."""
+"""Cases: many of them with what they have in common, from the formats of others and from
+folders."""
 
 from __future__ import annotations
 
@@ -34,10 +35,12 @@ class Cases(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
     @classmethod
     def from_lcb(cls, tests: Mapping[str, Any] | str) -> Cases:
-        """Return the cases of LiveCodeBench's shape, as a dict or its JSON: `inputs`, `outputs`, and `fn_name` or None.
+        """Return the cases of LiveCodeBench's shape, as a dict or its JSON: `inputs`, `outputs`,
+        and `fn_name` or None.
 
-        With `fn_name` an input is one JSON value a line, each an argument, and an output is JSON. `assert_case`, a
-        list of sources, makes a case of each. The checker is `lcb()`. ValueError for what is not of this shape.
+        With `fn_name` an input is one JSON value a line, each an argument, and an output is JSON.
+        `assert_case`, a list of sources, makes a case of each. The checker is `lcb()`. ValueError
+        for what is not of this shape.
         """
         shape = _mapping(tests, "inputs, outputs, fn_name, assert_case")
         name, asserts = shape.get("fn_name"), shape.get("assert_case") or ()
@@ -58,7 +61,8 @@ class Cases(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
     @classmethod
     def from_sandbox_fusion(cls, tests: Sequence[Mapping[str, Any]] | str) -> Cases:
-        """Return the cases of SandboxFusion's shape: `[{"input": {"stdin": …}, "output": {"stdout": …}}]`, or its JSON.
+        """Return the cases of SandboxFusion's shape:
+        `[{"input": {"stdin": …}, "output": {"stdout": …}}]`, or its JSON.
 
         The checker is `sandbox_fusion()`. ValueError for what is not of this shape.
         """
@@ -71,11 +75,13 @@ class Cases(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Cases:
-        """Read a folder: a problem of the Kattis or ICPC format, if it has `problem.yaml`; else pairs of `*.in` and `*.ans` or `*.out`.
+        """Read a folder: a problem of the Kattis or ICPC format, if it has `problem.yaml`; else
+        pairs of `*.in` and `*.ans` or `*.out`.
 
-        Of a problem are read `data/sample`, `data/secret` and its groups, the time limit, the flags of the default
-        validator, and a validator in `output_validators` that is written in Python. Memory is the sandbox's. OSError,
-        and ValueError for what cannot be judged here, naming the file. A problem needs PyYAML: the extra `judge`.
+        Of a problem are read `data/sample`, `data/secret` and its groups, the time limit, the flags
+        of the default validator, and a validator in `output_validators` that is written in Python.
+        Memory is the sandbox's. OSError, and ValueError for what cannot be judged here, naming the
+        file. A problem needs PyYAML: the extra `judge`.
         """
         folder = Path(path)
         if (folder / "problem.yaml").is_file():

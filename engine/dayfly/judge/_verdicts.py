@@ -1,4 +1,5 @@
-"""From outcomes and answers to verdicts and scores: pure functions, and the report that they make."""
+"""From outcomes and answers to verdicts and scores: pure functions, and the report that they
+make."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Verdict(str, enum.Enum):
     PARTIAL = "partial"
     """The checker gave a share of the points."""
     RUNTIME_ERROR = "runtime_error"
-    """An exit code other than 0, or a signal; a called function that raised, or returned what is not a value."""
+    """An exit code other than 0, or a signal; a called function that raised, or returned what is
+    not a value."""
     TIME_LIMIT = "time_limit"
     MEMORY_LIMIT = "memory_limit"
     OUTPUT_LIMIT = "output_limit"
@@ -64,11 +66,13 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel", dict
     max_rss_bytes: int | None = None
     """Largest resident set of one process of this case."""
     result: Result | None = None
-    """What the program did; its output is cut to `keep_output` bytes a stream. None if it was not run to its end."""
+    """What the program did; its output is cut to `keep_output` bytes a stream. None if it was not
+    run to its end."""
     cut: bool = False
     """Whether output was cut from `result`."""
     error: str | None = None
-    """With `judge_error`: the exception's name and text. `exception` is the exception itself where the case was judged here."""
+    """With `judge_error`: the exception's name and text. `exception` is the exception itself where
+    the case was judged here."""
     retry_safe: bool | None = None
     """With `judge_error`: True if the program cannot have run."""
 
@@ -102,7 +106,8 @@ class JudgeResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def verdict_of(result: Result, answer: Answer | None) -> Verdict:
-    """Return the verdict for a program that ended. `answer` is the checker's, where it was asked: of a program that ended well."""
+    """Return the verdict for a program that ended. `answer` is the checker's, where it was asked:
+    of a program that ended well."""
     if result.outcome is not Outcome.OK:
         return _BY_OUTCOME[result.outcome]
     if result.stdout_truncated or result.stderr_truncated:
@@ -120,7 +125,8 @@ def report(
     compile_error: str | None = None,
     wall_ms: float = 0.0,
 ) -> JudgeResult:
-    """Return the report. `found` has the cases that were judged, by index; the others are skipped."""
+    """Return the report. `found` has the cases that were judged, by index; the others are
+    skipped."""
     results = [found.get(index) or skipped(case) for index, case in enumerate(cases)]
     if compile_error is not None:
         results = [skipped(case) for case in cases]

@@ -18,7 +18,8 @@ import types as _types
 __all__ = ["data", "send"]
 
 _MESSAGE_PIPE = 1000
-# The script's folder, as absolute as it is now: the program may change its working directory later on.
+# The script's folder, as absolute as it is now: the program may change its working directory later
+# on.
 _FOLDER = _os.path.dirname(_os.path.abspath(getattr(_sys.modules["__main__"], "__file__", "/sandbox/main.py")))
 
 
@@ -26,8 +27,9 @@ def send(value):
     # type: (object) -> None
     """Send a JSON value to the host.
 
-    Raises TypeError or ValueError for a value that JSON has no form for (NaN and the infinities are such),
-    RuntimeError where there is no host to send to. Threads and forked processes may send at once.
+    Raises TypeError or ValueError for a value that JSON has no form for (NaN and the infinities are
+    such), RuntimeError where there is no host to send to. Threads and forked processes may send at
+    once.
     """
     # Python 2 cannot mix bytes and text beyond ASCII.
     body = _json.dumps(value, allow_nan=False, ensure_ascii=_sys.version_info[0] == 2, separators=(",", ":")).encode("utf-8")
@@ -38,7 +40,8 @@ def send(value):
             "sandbox.send: descriptor %d, the pipe to the host, is not open in this process; "
             "dayfly opens it for the program, and subprocess closes it in what the program starts" % _MESSAGE_PIPE
         )
-    # A lock of the kernel, and a file of its own for each call: threads are kept apart by it, and so are forked processes.
+    # A lock of the kernel, and a file of its own for each call: threads are kept apart by it, and
+    # so are forked processes.
     lock = _os.open(_FOLDER, _os.O_RDONLY)
     try:
         _fcntl.flock(lock, _fcntl.LOCK_EX)
