@@ -1,11 +1,12 @@
 """What an attack is, and what must hold after every one, whatever it did.
 
-An attack is one file in `programs/`. The comment lines at its beginning are TOML: which rows of `rows.toml` it covers, what it may
-come to, and what else must be true of its result (`Case`). `[[runs]]` gives several runs of the one program; what stands there wins
-over what stands before it. The first line of the docstring says what it tries. An attack that is refused asserts so by itself.
+An attack is one file in `programs/`. The comment lines at its beginning are TOML: which rows of
+`rows.toml` it covers, what it may come to, and what else must be true of its result (`Case`).
+`[[runs]]` gives several runs of the one program; what stands there wins over what stands before it.
+The first line of the docstring says what it tries. An attack that is refused asserts so by itself.
 
-`Arena` runs one and looks at the world before and after: at the engine by raw HTTP, at this process by /proc. dayfly is not asked
-about itself but for its pool's size.
+`Arena` runs one and looks at the world before and after: at the engine by raw HTTP, at this process
+by /proc. dayfly is not asked about itself but for its pool's size.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ else:
 
 PROGRAMS = Path(__file__).parent / "programs"
 GRACE = 3.0
-"""Seconds over its deadline that a run may take, on a machine that is busy with the rest of the suite."""
+"""Seconds over its deadline that a run may take, on a machine that is busy with the rest of the
+suite."""
 GONE_WITHIN, GVISOR_GONE_WITHIN = 2.0, 5.0
 TRACELESS_WITHIN = 5.0
-"""Seconds until the container has no process of the runtime's and no cgroup: the engine cleans those up after it."""
+"""Seconds until the container has no process of the runtime's and no cgroup: the engine cleans
+those up after it."""
 FULL_WITHIN = 10.0
 HEAD_START = 0.3
 """Seconds that an attack has before its neighbour starts."""
@@ -79,7 +82,8 @@ class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     kill_on_output: bool = False
     """Run with on_output_limit="kill"."""
     bomb: bool = False
-    """It uses up what is shared: a program in another sandbox runs at the same time, and must not feel it."""
+    """It uses up what is shared: a program in another sandbox runs at the same time, and must not
+    feel it."""
     neighbour: bool = False
     """The same: it looks for, or works against, others of the kind."""
     before_the_deadline: bool = False
@@ -105,13 +109,15 @@ class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skipped_dropped: int = 0
     """Files at the least that were skipped beyond those."""
     session: bool = False
-    """Run it in a session. The program before it and the one after it must see the same around them, and no marker."""
+    """Run it in a session. The program before it and the one after it must see the same around
+    them, and no marker."""
     lost: bool = False
-    """It may end its own container: ContainerLost or RunnerMisbehaved, with the program delivered, is as good as a result. In a session,
-    the next program may be refused."""
+    """It may end its own container: ContainerLost or RunnerMisbehaved, with the program delivered,
+    is as good as a result. In a session, the next program may be refused."""
     runs: list[dict[str, Any]] = []
     gvisor: dict[str, Any] = {}
-    """What is different under gVisor, whose guest meets a kernel without our filter: what that allows, it allows inside itself."""
+    """What is different under gVisor, whose guest meets a kernel without our filter: what that
+    allows, it allows inside itself."""
 
 
 def head(path: Path) -> dict[str, Any]:
@@ -145,7 +151,8 @@ def code(path: Path) -> str:
 
 
 class Arena:
-    """Two sandboxes on one runtime, one for the attacks and one beside it, and all that is compared before and after."""
+    """Two sandboxes on one runtime, one for the attacks and one beside it, and all that is compared
+    before and after."""
 
     def __init__(self, engine: Engine, runtime: str) -> None:
         self.engine = engine
@@ -198,7 +205,8 @@ class Arena:
         else:
             check(result, case, pieces, seconds)
             assert (result.peak_memory_bytes or 0) <= self.memory_mb * 1_000_000
-            # Its share of one processor, give or take some periods of the quota. gVisor counts by itself.
+            # Its share of one processor, give or take some periods of the quota. gVisor counts by
+            # itself.
             if result.cpu_ms is not None and not is_gvisor(self.runtime):
                 assert result.cpu_ms <= result.wall_ms * 1.2 + 400, result
             assert CANARY not in result.combined + repr(result.messages)

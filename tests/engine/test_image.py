@@ -167,7 +167,7 @@ async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: s
     await api.remove_image(built)  # it has lost its tag, and is still there for who uses it by id
 
 
-async def test_modules_of_the_image_are_preloaded_unless_others_are_named(api: EngineAPI, image: str, tag: str) -> None:
+async def test_modules_of_the_image_are_preloaded_by_default(api: EngineAPI, image: str, tag: str) -> None:
     await images.build(api, base=DEFAULT, tag=tag, preload=["fractions", "decimal", "os.path"])
     (listed,) = [one for one in await images.ls(api) if tag in one.tags]
     assert listed.preload == ["decimal", "fractions", "os.path"]

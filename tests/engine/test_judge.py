@@ -1,4 +1,5 @@
-"""Judging on a real engine: every verdict by a real program, and what a submission may try to get a better one."""
+"""Judging on a real engine: every verdict by a real program, and what a submission may try to get a
+better one."""
 
 from __future__ import annotations
 

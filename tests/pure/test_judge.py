@@ -1,4 +1,5 @@
-"""Judging without a container: cases, verdicts, scores, the plan, and what becomes of a checker's report."""
+"""Judging without a container: cases, verdicts, scores, the plan, and what becomes of a checker's
+report."""
 
 from __future__ import annotations
 
@@ -248,7 +249,7 @@ def test_a_group_waits_for_what_it_requires() -> None:
 # What runs beside the submission.
 
 
-def test_the_submission_is_the_program_or_what_the_harness_imports() -> None:
+def test_the_submission_is_the_program_or_a_module() -> None:
     plain = submission_job(Case(stdin="1", args=["a"]), b"print(1)", timeout_ms=5, cpu_limit_ms=None)
     assert (plain.source, plain.stdin_bytes, plain.args, plain.timeout_ms, plain.v3) == (b"print(1)", b"1", ("a",), 5, True)
     called = submission_job(Case(call=Call("f", [1]), files={"x": "y"}), b"def f(): ...", timeout_ms=5, cpu_limit_ms=7)
