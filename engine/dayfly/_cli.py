@@ -52,6 +52,8 @@ from ._version import __version__
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from .judge._sources import Cases
+
 TIMED_OUT = 124
 """As with timeout(1)."""
 FAILED = 125
@@ -316,6 +318,99 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
         yield f"{skipped.path!r} did not come back: {_SKIPPED[skipped.why]}"
     if result.files_skipped_dropped:
         yield f"{result.files_skipped_dropped:,} more files did not come back"
+
+
+# dayfly judge
+
+
+class Stop(str, enum.Enum):
+    """What ends a judging early."""
+
+    FIRST = "first"
+    GROUP = "group"
+
+
+@app.command()
+def judge(
+    submission: Annotated[str, typer.Argument(metavar="SUBMISSION", help="The program; - reads it from stdin.")],
+    *,
+    cases: Annotated[
+        str, typer.Option(metavar="DIR|FILE", help="A folder of *.in and *.ans files, a Kattis or ICPC problem, or a JSON file of cases.")
+    ],
+    checker: Annotated[
+        str | None, typer.Option(metavar="NAME|JSON", help="tokens, lines, exact, floats, json, set, lcb, …; or its JSON form.")
+    ] = None,
+    cpu_ms: Annotated[float | None, typer.Option(help="Milliseconds of processor time for each case.")] = None,
+    wall_ms: Annotated[float | None, typer.Option(help="Milliseconds of wall time for each case.", show_default="10000")] = None,
+    memory_mb: Annotated[float, typer.Option(help="Memory in 10^6 bytes, files in /tmp included.")] = 256,
+    stop: Annotated[Stop | None, typer.Option(help="Skip what is behind the first failure, or the rest of its group.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Containers that share the cases.", show_default="one for each processor")] = 0,
+    preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before each case; may be repeated.")] = None,
+    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of dayfly.Limits; may be repeated.")] = None,
+    image: Annotated[str, typer.Option(metavar="NAME", help="A runner image.")] = DEFAULT_IMAGE,
+    runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
+    docker_host: DockerHost = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge one submission by many cases, and show each case's verdict as it is known.
+
+    The exit code is 0 only if it is accepted; 1: any other verdict; 125: the sandbox or the checker failed.
+    """
+    from ._judge_view import View
+    from .judge._cases import CaseLimits
+    from .judge._verdicts import Verdict
+
+    with _told(FAILED):
+        wanted, code = _cases(cases), _read(submission)
+        workers = min(concurrency or os.cpu_count() or 1, len(wanted))
+        options: Any = {"checker": _checker(checker), "stop": None if stop is None else stop.value, "concurrency": workers}
+        options["limits"] = CaseLimits(cpu_ms=cpu_ms, wall_ms=wall_ms)
+        sandbox = Sandbox(
+            workers,
+            memory_limit_mb=memory_mb,
+            image=image,
+            limits=_limits(limit or ()),
+            runtime=runtime,
+            docker_host=docker_host,
+            preload=preload,
+        )
+        with View(len(wanted), shown=not as_json) as view, sandbox:
+            told = sandbox.judge(code, wanted, on_case=view.case, **options)
+        if as_json:
+            _Output().write(1, told.to_json() + b"\n")
+        else:
+            view.verdict(told)
+        raise typer.Exit(0 if told.verdict is Verdict.ACCEPTED else FAILED if told.verdict is Verdict.JUDGE_ERROR else 1)
+
+
+def _cases(path: str) -> Cases:
+    """The cases of a folder, or of a JSON file: our own form, LiveCodeBench's, or SandboxFusion's."""
+    from .judge._sources import Cases
+
+    if Path(path).is_dir():
+        return Cases.from_folder(path)
+    content = _read(path)
+    try:
+        shape = json.loads(content)
+        if isinstance(shape, dict) and "inputs" in shape:
+            return Cases.from_lcb(shape)
+        if isinstance(shape, list):
+            return Cases.from_sandbox_fusion(shape)
+        return msgspec.json.decode(content, type=Cases)
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
+        raise ValueError(f"{path} does not hold cases: {error}") from None
+
+
+def _checker(text: str | None) -> Any:
+    from .judge._programs import AnyChecker
+
+    if text is None:
+        return None
+    given = text if text.startswith("{") else json.dumps({"type": text})
+    try:
+        return msgspec.json.decode(given, type=AnyChecker)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"--checker {text!r:.80}: {error}") from None
 
 
 # dayfly doctor, clean, image

@@ -172,14 +172,14 @@ def is_json(data: bytes) -> bool:
         return False
     if data.count(b"[") + data.count(b"{") > MESSAGE_DEPTH and _is_deep(data):
         return False
-    bare = _without_strings(data)
+    bare = without_strings(data)
     # Searching for _HUGE is slow; what it needs is found fast.
     if _DIGIT_RUN in bare.translate(_DIGITS) or _EXPONENT.search(bare):
         return all(map(_is_finite, set(_HUGE.findall(bare))))
     return True
 
 
-def _without_strings(data: bytes) -> bytes:
+def without_strings(data: bytes) -> bytes:
     """Valid JSON without its strings. First without escapes, so that every quote is an end of one."""
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
     return b"".join(plain.split(b'"')[::2])
@@ -190,7 +190,7 @@ def _is_deep(data: bytes) -> bool:
 
     It counts the brackets of a block at once. Only a block that could pass the bound is looked at in detail.
     """
-    brackets = _without_strings(data).translate(_STEP, _ALL_BUT_BRACKETS)
+    brackets = without_strings(data).translate(_STEP, _ALL_BUT_BRACKETS)
     depth = 0
     for start in range(0, len(brackets), _BLOCK):
         block = brackets[start : start + _BLOCK]

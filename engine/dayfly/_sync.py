@@ -198,18 +198,8 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
         self, code: str | bytes, cases: Sequence[Case] | Cases, *, on_case: OnCase | None = None, **options: Unpack[JudgeOptions]
     ) -> JudgeResult:
         """See AsyncSandbox.judge. `on_case` is called in the thread that called `judge`."""
-        loop, sandbox = self._open_loop(), self._sandbox
-        if on_case is None:
-            return loop.call(lambda: sandbox.judge(code, cases, **options))
-        found: list[JudgeResult] = []
-
-        async def judge(put: Callable[[CaseResult], None]) -> None:
-            found.append(await sandbox.judge(code, cases, on_case=put, **options))
-
-        with closing(loop.feed(judge)) as results:
-            for result in results:
-                on_case(result)
-        return found[0]
+        sandbox = self._sandbox
+        return judged(self._open_loop(), lambda told: sandbox.judge(code, cases, on_case=told, **options), on_case)
 
     @property
     def pythons(self) -> Mapping[str, str]:
@@ -275,6 +265,21 @@ class Session:
         """See AsyncSession.stream."""
         wanted = self._session.prepare(code, options, clean=clean)
         yield from _stream(self._loop.iterate(lambda: self._session.events(wanted)))
+
+
+def judged(loop: Loop, judge: Callable[[OnCase | None], Awaitable[JudgeResult]], on_case: OnCase | None) -> JudgeResult:
+    """Internal: judge on the loop, and call back in this thread."""
+    if on_case is None:
+        return loop.call(lambda: judge(None))
+    found: list[JudgeResult] = []
+
+    async def feed(put: Callable[[CaseResult], None]) -> None:
+        found.append(await judge(put))
+
+    with closing(loop.feed(feed)) as results:
+        for result in results:
+            on_case(result)
+    return found[0]
 
 
 def _run(events: Generator[Event, None, None], fold: Fold) -> Result:

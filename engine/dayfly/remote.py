@@ -12,9 +12,10 @@ the extra `server`.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,12 @@ from ._events import Event, Leased
 from ._job import Job, RunOptions, as_job, to_json
 from ._limits import number
 from ._result import OnOutput, Piece, Result
-from ._sync import Session, ThreadedSandbox
+from ._sync import Session, ThreadedSandbox, judged
+from .judge._cases import Case
+from .judge._checkers import Checker
+from .judge._judging import JudgeOptions, OnCase
+from .judge._sources import Cases
+from .judge._verdicts import CaseResult, JudgeResult
 
 if TYPE_CHECKING:
     import ssl
@@ -167,6 +173,51 @@ class AsyncRemoteSandbox:
         """See AsyncSandbox.session. What is over the server's bounds is a ValueError when it
         opens."""
         return AsyncRemoteSession(self, {"maxRuns": max_runs, "maxSeconds": max_seconds, "idleSeconds": idle_seconds})
+
+    async def judge(
+        self, code: str | bytes, cases: Sequence[Case] | Cases, *, on_case: OnCase | None = None, **options: Unpack[JudgeOptions]
+    ) -> JudgeResult:
+        """See AsyncSandbox.judge. A checker must be a Checker: a function cannot be sent.
+
+        `Cases` are sent once, and then named by their hash, as long as the server keeps them.
+        """
+        given = cases if isinstance(cases, Cases) else Cases(cases=list(cases), groups=options.get("groups", ()))
+        wanted = judge_request(code, options)
+        set_body = msgspec.json.encode(given)
+        if cases is given:
+            wanted["caseSet"] = hashlib.sha256(set_body).hexdigest()
+        else:
+            wanted["cases"] = given
+        for tries_left in (1, 0):
+            try:
+                return await self._judged(msgspec.json.encode(wanted), on_case)
+            except _NoCases as error:
+                if not tries_left:
+                    raise EngineRefused(str(error), status=404) from None
+            async with self.exchange("POST", "/v1/cases", set_body):
+                pass
+        raise AssertionError("the last try returns or raises")
+
+    async def _judged(self, body: bytes, on_case: OnCase | None) -> JudgeResult:
+        told: JudgeResult | None = None
+        async with self.exchange("POST", "/v1/judge/stream", body, seconds=self._max_timeout_ms / 1_000 + self._answer_seconds) as answer:
+            try:
+                async for name, data in _sent(answer):
+                    match name:
+                        case "case" if on_case is not None:
+                            on_case(msgspec.json.decode(data, type=CaseResult))
+                        case "verdict":
+                            told = msgspec.json.decode(data, type=JudgeResult)
+                        case "error":
+                            raise _error(msgspec.json.decode(data, type=_Problem), in_session=False)
+            except httpx.TransportError as error:
+                if told is None:
+                    raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=False) from error
+            except msgspec.DecodeError as error:
+                raise _lost(f"{self._url} sent what is not an event: {error}", in_session=False) from error
+        if told is None:
+            raise _lost(f"{self._url} has closed the connection before the verdict", in_session=False)
+        return told
 
     def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Order:
         """Internal: check what `run` was called with."""
@@ -342,6 +393,13 @@ class RemoteSandbox(ThreadedSandbox[AsyncRemoteSandbox]):
     ) -> None:
         super().__init__(AsyncRemoteSandbox(url, key, queue_timeout_ms=queue_timeout_ms, answer_seconds=answer_seconds, verify=verify))
 
+    def judge(
+        self, code: str | bytes, cases: Sequence[Case] | Cases, *, on_case: OnCase | None = None, **options: Unpack[JudgeOptions]
+    ) -> JudgeResult:
+        """See AsyncRemoteSandbox.judge. `on_case` is called in the thread that called `judge`."""
+        sandbox = self._sandbox
+        return judged(self._open_loop(), lambda told: sandbox.judge(code, cases, on_case=told, **options), on_case)
+
     def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> RemoteSession:
         """See AsyncRemoteSandbox.session."""
         loop = self._open_loop()
@@ -374,7 +432,25 @@ def _sendable(key: Any) -> str:
     return key
 
 
-# What comes over the wire.
+# What goes over the wire, and what comes.
+
+
+def judge_request(code: str | bytes, options: JudgeOptions) -> dict[str, Any]:
+    """Return what a judging is asked for, without its cases. TypeError for what cannot be sent."""
+    for name in options:
+        if name not in JudgeOptions.__annotations__:
+            raise TypeError(f"a judging has no keyword {name!r}; it may have {', '.join(JudgeOptions.__annotations__)}")
+    checker = options.get("checker")
+    if checker is not None and not isinstance(checker, Checker):
+        raise TypeError("a checker that is a function cannot be sent to a server; use one of dayfly.judge's")
+    if options.get("max_seconds") is not None:
+        raise TypeError("max_seconds is the server's own (judge_seconds)")
+    job = as_job(code)  # a lone surrogate is the submission's own
+    wanted: dict[str, Any] = {"codeBytes": job.source, "checker": checker, "limits": options.get("limits"), "stop": options.get("stop")}
+    for name, given in (("concurrency", "concurrency"), ("keep_output", "keepOutput")):
+        if options.get(name) is not None:
+            wanted[given] = options.get(name)
+    return wanted
 
 
 class _Output(msgspec.Struct):
@@ -443,11 +519,17 @@ _NOT_RUN: dict[str, type[PoolFull | PoolTimeout | PoolClosed | StartFailed]] = {
 """By the server's problem; PoolFull where it is none of them."""
 
 
+class _NoCases(DayflyError):
+    """The server does not have the cases, or no more."""
+
+
 def _error(problem: _Problem, *, in_session: bool) -> Exception:
     """Return what the sandbox itself would have raised."""
     match problem.status, problem.slug:
         case ((400 | 413 | 415 | 422), _):
             return ValueError(problem.detail)
+        case 404, "no-cases":
+            return _NoCases(problem.detail)
         case ((404 | 410), "no-session" | "session-ended"):
             return SessionLost(problem.detail, delivered=False)
         case 409, "session-busy":

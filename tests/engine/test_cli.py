@@ -638,3 +638,86 @@ def test_a_refusal_of_the_engine_is_said_once(dayfly_: Dayfly) -> None:
 def test_python_m_dayfly_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "dayfly", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"dayfly {dayfly.__version__}\n"
+
+
+# dayfly judge
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> Path:
+    for number in range(1, 4):
+        (tmp_path / f"{number}.in").write_text(str(number))
+        (tmp_path / f"{number}.ans").write_text(str(number + 1))
+    (tmp_path / "right.py").write_text("print(int(input()) + 1)")
+    (tmp_path / "wrong.py").write_text("n = int(input())\nprint(n if n == 2 else n + 1)")
+    return tmp_path
+
+
+def test_a_submission_is_judged_by_a_folder(dayfly_: Dayfly, problem: Path) -> None:
+    done = dayfly_("judge", str(problem / "right.py"), "--cases", str(problem))
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert [line.split()[:2] for line in lines] == [["accepted", "1"], ["accepted", "2"], ["accepted", "3"], ["accepted", "3"]]
+    done = dayfly_("judge", str(problem / "wrong.py"), "--cases", str(problem), "--stop", "first", "--cpu-ms", "1000", "--concurrency", "1")
+    assert done.returncode == 1
+    text = done.stdout.decode()
+    assert "token 1: expected '3', found '2'" in text
+    assert text.splitlines()[-1].startswith("wrong_answer  1 of 3 cases  1 skipped")
+
+
+def test_a_judging_as_json_and_cases_from_a_file(dayfly_: Dayfly, problem: Path) -> None:
+    shapes = {
+        "lcb": {"inputs": ["1", "2"], "outputs": ["2", "3"], "fn_name": None},
+        "fusion": [{"input": {"stdin": "1"}, "output": {"stdout": "2"}}],
+        "own": {"cases": [{"stdin": "1", "expected": "2"}], "checker": {"type": "exact"}},
+    }
+    verdicts = {}
+    for name, shape in shapes.items():
+        (problem / f"{name}.json").write_text(json.dumps(shape))
+        done = dayfly_("judge", str(problem / "right.py"), "--cases", str(problem / f"{name}.json"), "--json")
+        verdicts[name] = (json.loads(done.stdout)["verdict"], done.returncode)
+    assert verdicts == {"lcb": ("accepted", 0), "fusion": ("accepted", 0), "own": ("wrong_answer", 1)}
+    done = dayfly_(
+        "judge", "-", "--cases", str(problem), "--checker", '{"type": "floats", "abs": 0.5}', input=b"print(int(input()) + 1.25)"
+    )
+    assert done.returncode == 0
+
+
+def test_a_compile_error_shows_what_python_says(dayfly_: Dayfly, problem: Path) -> None:
+    done = dayfly_("judge", "-", "--cases", str(problem), input=b"print(")
+    assert done.returncode == 1
+    assert done.stdout.startswith(b"compile_error  0 of 3 cases  3 skipped")
+    assert b"SyntaxError: '(' was never closed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--cases", "/nonexistent"], "/nonexistent: No such file"),
+        (["--cases", "{}", "--checker", "best"], "--checker 'best': Invalid value"),
+        (["--cases", "{}/right.py"], "does not hold cases"),
+        (["--cases", "{}", "--cpu-ms", "0"], "cpu_ms must be"),
+        (["--cases", "{}", "--concurrency", "-1"], "pool_size must be"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_on_one_line(dayfly_: Dayfly, problem: Path, arguments: list[str], says: str) -> None:
+    done = dayfly_("judge", str(problem / "right.py"), *(argument.replace("{}", str(problem)) for argument in arguments))
+    assert done.returncode == 125
+    assert says in failure_line(done)
+
+
+def test_a_judging_on_a_terminal_has_colours_and_a_bar(engine: Any, problem: Path) -> None:
+    controller, terminal = pty.openpty()
+    with started(
+        engine, "judge", str(problem / "right.py"), "--cases", str(problem), stdout=terminal, env={**os.environ, "TERM": "xterm"}
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO is the end
+            while piece := os.read(controller, 65_536):
+                shown += piece
+        process.wait(60)
+    os.close(controller)
+    assert b"\x1b[32maccepted" in shown
+    assert b"of 3 cases" in shown
+    assert process.returncode == 0

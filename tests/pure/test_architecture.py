@@ -25,7 +25,7 @@ RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 LAYERS = [
     ["__main__"],
     ["__init__", "_cli"],
-    ["_doctor", "_mcp", "remote"],
+    ["_doctor", "_judge_view", "_mcp", "remote"],
     ["_sync"],
     ["_sandbox"],
     ["judge"],
@@ -51,7 +51,7 @@ NO_IO = [
     *("_result", "_seccomp", "_spec", "_stats", "_stdcopy"),
 ]
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
-OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}, "_mcp": OUTSIDE | {"mcp", "pydantic"}}
+OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}, "_judge_view": OUTSIDE | {"rich"}, "_mcp": OUTSIDE | {"mcp", "pydantic"}}
 TYPING_ONLY = {"typing_extensions"}  # the type checker has it
 
 
@@ -236,13 +236,13 @@ SERVER_LAYERS = [
     ["process"],
     ["app"],
     ["middleware", "routes"],
-    ["fusion", "mcp", "piston"],
+    ["fusion", "judging", "mcp", "piston"],
     ["guards"],
     ["runs"],
     ["context"],
     ["sessions"],
     ["service", "results", "docs"],
-    ["bodies", "metrics", "turns", "tracing", "connections", "logs"],
+    ["bodies", "case_sets", "metrics", "turns", "tracing", "connections", "logs"],
     ["problems"],
     ["quotas"],
     ["keys", "config"],
@@ -256,6 +256,10 @@ SERVER_MAY_ALSO_USE = {
     "dayfly._limits",
     "dayfly._messages",
     "dayfly._names",  # the default image
+    "dayfly._result",  # the text of JSON without its strings
+    "dayfly.judge",  # public
+    "dayfly.judge._judging",  # how long a case may take that has only a limit of processor time
+    "dayfly.judge._programs",  # what a checker may be in JSON
     "dayfly._mcp",  # the tools, which `dayfly mcp` has too
 }
 

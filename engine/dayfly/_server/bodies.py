@@ -146,25 +146,25 @@ _JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
 
 async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
     """Return the Job that a body of /v1/run stands for. Problem if there is none."""
-    return await _off_loop(body, lambda text: _job(_decoded(_job_decoder, text), max_timeout_ms))
+    return await off_loop(body, lambda text: _job(decoded(_job_decoder, text), max_timeout_ms))
 
 
 async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
     """Return the Job that a body of /compile stands for, None without code. Problem for the rest."""
 
     def decode(text: bytes) -> Job | None:
-        request = _decoded(_compile_decoder, text)
+        request = decoded(_compile_decoder, text)
         return _job(request, max_timeout_ms) if request.code else None
 
-    return await _off_loop(body, decode)
+    return await off_loop(body, decode)
 
 
 async def decode(decoder: Any, body: bytes) -> Any:
     """Return what a decoder of msgspec's makes of a body. Problem if that is nothing."""
-    return await _off_loop(body, lambda text: _decoded(decoder, text))
+    return await off_loop(body, lambda text: decoded(decoder, text))
 
 
-async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
+async def off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
     body = body.removeprefix(codecs.BOM_UTF8)
     if len(body) <= THREAD_ABOVE:
         return decode(body)
@@ -224,7 +224,7 @@ def _unescaped(text: bytes) -> bytes:
     return decoded.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
 
 
-def _decoded(decoder: Any, body: bytes) -> Any:
+def decoded(decoder: Any, body: bytes) -> Any:
     if not body.strip(b" \t\r\n"):
         raise malformed("the body is empty")
     try:

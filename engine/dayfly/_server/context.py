@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from .bodies import BodyMemory
+from .case_sets import CaseSets
 from .config import Config
 from .keys import Key, KeyStore
 from .quotas import Quotas
@@ -41,6 +42,7 @@ class AppContext(msgspec.Struct, frozen=True):
     keys: KeyStore
     quotas: Quotas
     bodies: BodyMemory
+    case_sets: CaseSets
 
 
 def request_context(scope: Any) -> RequestContext:

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from dayfly import Stats
 
-OF_KEYS = {"dayfly_runs": ("outcome", "key"), "dayfly_sessions_opened": ("key",)}
+OF_KEYS = {"dayfly_runs": ("outcome", "key"), "dayfly_sessions_opened": ("key",), "dayfly_judgings": ("verdict", "key")}
 """The metrics that name keys, with all of their labels."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -43,6 +43,7 @@ class Metrics:
         self.gone = Counter("dayfly_clients_gone", "Runs cancelled because their client went away.", **made)
         self.refused = Counter("dayfly_refused", "Requests refused before a run was tried, by problem.", ["problem"], **made)
         self.sessions = Counter("dayfly_sessions_opened", "Sessions that were opened.", OF_KEYS["dayfly_sessions_opened"], **made)
+        self.judgings = Counter("dayfly_judgings", "Judgings that gave a verdict.", OF_KEYS["dayfly_judgings"], **made)
         self.starts = Counter("dayfly_sandbox_starts", "Tries to start the sandbox.", ["result"], **made)
         self.engine_errors = Counter("dayfly_engine_errors", "Failed looks at the engine, and starts and runs that failed for it.", **made)
         self.queue = Histogram("dayfly_queue_seconds", "Time in the queue.", buckets=SECONDS, **made)

@@ -21,6 +21,7 @@ from dayfly._endpoint import Endpoint, resolve
 
 from .app import application
 from .bodies import BodyMemory
+from .case_sets import CaseSets
 from .config import Config, ConfigError
 from .connections import BACKLOG, RESERVED, Connections, raise_descriptor_limit
 from .context import AppContext
@@ -103,7 +104,15 @@ async def _serve(
 
     quotas = Quotas(per_minute=config.rate_per_minute, burst=config.rate_burst, concurrency=config.concurrency)
     service = Service(config, tracing, endpoint, key_count=lambda: len(ring), on_death=die)
-    context = AppContext(config, service, Sessions(config, service, lambda: len(ring)), ring, quotas, BodyMemory(config.max_bodies_bytes))
+    context = AppContext(
+        config=config,
+        service=service,
+        sessions=Sessions(config, service, lambda: len(ring)),
+        keys=ring,
+        quotas=quotas,
+        bodies=BodyMemory(config.max_bodies_bytes),
+        case_sets=CaseSets(config.case_sets_bytes),
+    )
     connections = Connections(most, seconds=config.client_seconds, request_bytes=config.max_request_bytes)
     protocol: Any = connections.protocol  # uvicorn calls it, though it says that it wants a class
     server = uvicorn.Server(

@@ -14,8 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from dayfly import Job, Result, __version__
 from dayfly._job import MOST_FILES
 from dayfly._messages import MAX_PATTERNS
+from dayfly.judge import Cases, JudgeResult
 
-from . import bodies, docs, fusion, piston, runs
+from . import bodies, docs, fusion, judging, piston, runs
 from .config import Config
 from .context import app_context, request_context
 from .guards import require_json, require_key
@@ -81,7 +82,7 @@ def _problems(*statuses: int) -> dict[int, ResponseSpec]:
 _MEANING = {
     400: "It cannot be read, or there is no code.",
     403: "The key, or the address.",
-    404: "This key has no such session.",
+    404: "This key has no such session, or no such cases.",
     409: "Another program is running in the session.",
     410: "The session has ended; the problem says why.",
     413: "The body is too large.",
@@ -100,13 +101,16 @@ _BODIES = {
     "/v1/run/stream": "Job",
     fusion.PATH: "RunCodeRequest",
     piston.PATH: "ExecuteRequest",
+    "/v1/cases": "Cases",
+    "/v1/judge": "JudgeRequest",
+    "/v1/judge/stream": "JudgeRequest",
     "/v1/sessions": "SessionRequest",
     "/v1/sessions/{session_id}/run": "Job",
     "/v1/sessions/{session_id}/run/stream": "Job",
 }
 SCHEMAS: dict[str, Any]
 _, SCHEMAS = msgspec.json.schema_components(
-    [Job, bodies.CompileRequest, bodies.SessionRequest, fusion.RunCodeRequest, piston.ExecuteRequest],
+    [Job, bodies.CompileRequest, bodies.SessionRequest, Cases, judging.JudgeRequest, fusion.RunCodeRequest, piston.ExecuteRequest],
     ref_template="#/components/schemas/{name}",
 )
 """The schemas of bodies, which no handler names: they are read by `bodies`."""
@@ -128,13 +132,14 @@ def document_bodies(schema: OpenAPI) -> None:
         operation.request_body = RequestBody(content=content, required=True)
 
 
-def _result(kind: Any, media_type: str, description: str, *, session: bool = False) -> dict[int, ResponseSpec]:
+def _result(kind: Any, media_type: str, description: str, *, session: bool = False, judge: bool = False) -> dict[int, ResponseSpec]:
     return {
         200: ResponseSpec(kind, generate_examples=False, media_type=media_type, description=description),
-        **_problems(*_RUN_PROBLEMS, *((404, 409, 410) if session else ())),
+        **_problems(*_RUN_PROBLEMS, *((404, 409, 410) if session else (404,) if judge else ())),
     }
 
 
+_CASE_EVENTS = "Events: `started` {queueMs}; `case`, one for each, in their order; last, `verdict` (a JudgeResult) or `error`."
 _EVENTS = "Events: `started` {queueMs}; `output` {stream, text, data?}, as written; last, `result` (a Result) or `error`."
 
 
@@ -178,6 +183,51 @@ async def run(combined: bool = True) -> ASGIApp:
 async def run_stream(combined: bool = True) -> ASGIApp:
     """Run a program, and send its output as server-sent events. Closing the connection ends the run."""
     return runs.StreamAnswer(combined=combined)
+
+
+# Judgings.
+
+
+@post(
+    "/v1/cases",
+    status_code=201,
+    guards=[require_key, require_json],
+    responses={
+        201: ResponseSpec(judging.CaseSet, generate_examples=False, description="What names the cases in a judging by this key."),
+        **_problems(400, 403, 413, 415, 422, 429, 503),
+    },
+    tags=["judge"],
+    security=[{"key": []}],
+)
+async def cases() -> ASGIApp:
+    """Keep a set of cases in memory, for many judgings. The ones used longest ago are forgotten first."""
+    return judging.CasesAnswer()
+
+
+@post(
+    "/v1/judge",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(JudgeResult, "application/json", "The verdict, and what is known of each case.", judge=True),
+    tags=["judge"],
+    security=[{"key": []}],
+)
+async def judge() -> ASGIApp:
+    """Run a submission on many cases, and return the verdict."""
+    return judging.JudgeAnswer(stream=False)
+
+
+@post(
+    "/v1/judge/stream",
+    status_code=200,
+    guards=[require_key, require_json],
+    responses=_result(str, "text/event-stream", _CASE_EVENTS, judge=True),
+    tags=["judge"],
+    security=[{"key": []}],
+)
+async def judge_stream() -> ASGIApp:
+    """Run a submission on many cases, and send each case's result as it is known. Closing the connection ends the judging."""
+    return judging.JudgeAnswer(stream=True)
 
 
 # Sessions.
@@ -325,7 +375,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
 def handlers(config: Config) -> list[Any]:
     """Return every route that the configuration asks for."""
     of_sessions = [session_open, session_list, session_show, session_close, session_run, session_stream]
-    own = [compile_, run, run_stream, *of_sessions, limits, healthz, readyz, metrics]
+    own = [compile_, run, run_stream, cases, judge, judge_stream, *of_sessions, limits, healthz, readyz, metrics]
     others = fusion.handlers(without_key=config.run_code_without_key) if config.run_code else []
     if config.piston:
         others += piston.handlers()

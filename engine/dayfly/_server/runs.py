@@ -188,41 +188,10 @@ class StreamAnswer(RunAnswer):
             )
         )
         try:
-            await self._send_events(work, events, send)
-            last = await self._last(app, context, work)
-            for start in range(0, len(last), CHUNK):
-                await _part(send, last[start : start + CHUNK])
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send_events(work, events, send)
+            await send_last(send, await self._last(app, context, work))
         finally:
             await cancelled(work)
-
-    @staticmethod
-    async def _send_events(work: asyncio.Future[Run], events: asyncio.Queue[bytes], send: Send) -> None:
-        begun = False
-        while not (begun and work.done() and events.empty()):
-            given = asyncio.ensure_future(events.get())
-            try:
-                await asyncio.wait(
-                    (work, given),
-                    timeout=KEEP_ALIVE if begun else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                if not given.done():
-                    given.cancel()
-            if not begun:
-                if not given.done() or given.cancelled():
-                    work.result()  # it never started: this raises why
-                headers = {
-                    "content-type": "text/event-stream; charset=utf-8",
-                    "x-accel-buffering": "no",
-                }
-                await _start(send, 200, headers)
-                begun = True
-            if given.done() and not given.cancelled():
-                await _part(send, given.result())
-            elif not work.done():
-                await _part(send, b": still running\n\n")
 
     async def _last(self, app: AppContext, context: RequestContext, work: asyncio.Future[Run]) -> bytes:
         try:
@@ -235,6 +204,42 @@ class StreamAnswer(RunAnswer):
             if told.status == 500:
                 log.exception("a run raised what nobody foresaw", exc_info=error)
             return event("error", told.details(context.id))
+
+
+async def send_events(work: asyncio.Future[Any], events: asyncio.Queue[bytes], send: Send) -> None:
+    """Send events as they come, until the work is done. What it raises before the first one is raised."""
+    begun = False
+    while not (begun and work.done() and events.empty()):
+        given = asyncio.ensure_future(events.get())
+        try:
+            await asyncio.wait(
+                (work, given),
+                timeout=KEEP_ALIVE if begun else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            if not given.done():
+                given.cancel()
+        if not begun:
+            if not given.done() or given.cancelled():
+                work.result()  # it never started: this raises why
+            headers = {
+                "content-type": "text/event-stream; charset=utf-8",
+                "x-accel-buffering": "no",
+            }
+            await _start(send, 200, headers)
+            begun = True
+        if given.done() and not given.cancelled():
+            await _part(send, given.result())
+        elif not work.done():
+            await _part(send, b": still running\n\n")
+
+
+async def send_last(send: Send, last: bytes) -> None:
+    """Send the last event of a stream."""
+    for start in range(0, len(last), CHUNK):
+        await _part(send, last[start : start + CHUNK])
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _shown(piece: Piece) -> dict[str, Any]:

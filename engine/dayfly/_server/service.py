@@ -34,6 +34,8 @@ from dayfly import (
 )
 from dayfly._endpoint import Endpoint
 from dayfly._engine_api import EngineAPI
+from dayfly.judge import CaseResult, Cases, JudgeResult
+from dayfly.judge._judging import Judging
 
 from .config import Config
 from .metrics import Metrics
@@ -289,6 +291,42 @@ class Service:
                 raise PoolTimeout("no container became free within the queue's time limit")
         self.metrics.sessions.labels(key).inc()
         return session, give_back
+
+    async def judge(
+        self,
+        code: bytes,
+        cases: Cases,
+        *,
+        key: str,
+        concurrency: int,
+        on_start: Callable[[float], None] | None = None,
+        on_case: Callable[[CaseResult], None] | None = None,
+        **options: Any,
+    ) -> JudgeResult:
+        """Judge a submission for a key, in as many containers as are free, `concurrency` at most.
+
+        It waits for one turn as a run does; `on_start` is told for how many milliseconds. Raises what `run` raises
+        before a program is delivered. Cancelling it ends the judging.
+        """
+        begun = time.monotonic()
+        told: JudgeResult | None = None
+        with self._failures({}), contextlib.ExitStack() as spare:
+            judging = Judging(self._standing(), code, cases, **options)  # before the wait, which would be for nothing
+            with self._queue() as queue:
+                async with self._turns.turn(key):
+                    queue.deadline = math.inf
+                    if on_start is not None:
+                        on_start((time.monotonic() - begun) * 1_000)
+                    if judging.sandbox is not self._standing():
+                        judging = Judging(self._standing(), code, cases, **options)
+                    while judging.workers < min(concurrency, len(cases)) and (give_back := self._turns.spare(key)) is not None:
+                        spare.callback(give_back)
+                        judging.workers += 1
+                    told = await judging.run(on_case)
+            if told is None:
+                raise PoolTimeout("no container became free within the queue's time limit")
+        self.metrics.judgings.labels(told.verdict.value, key).inc()
+        return told
 
     def _queue(self, seconds: float | None = None) -> anyio.CancelScope:
         """One deadline for both queues: this server's turns, and the pool's."""

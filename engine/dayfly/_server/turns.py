@@ -54,6 +54,13 @@ class Turns:
 
         return give_back
 
+    def spare(self, key: str) -> Callable[[], None] | None:
+        """Take one more turn for a key that has one, if it is free and nobody waits; return what gives it back."""
+        if self._queues or not self._free(key):
+            return None
+        self._grant(key)
+        return lambda: self._release(key)
+
     async def _take(self, key: str) -> None:
         if key not in self._queues and self._free(key):
             self._grant(key)

@@ -9,6 +9,7 @@ case meets another. What is expected stays on the host. What the sandbox could n
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +22,7 @@ import msgspec
 from dayfly import _events as events
 from dayfly._errors import DayflyError, PoolClosed, PoolError, SandboxError
 from dayfly._job import Job, RunOptions
-from dayfly._limits import Limits, integer
+from dayfly._limits import Limits, integer, number
 from dayfly._messages import Request
 from dayfly._result import Outcome, Result
 from dayfly._session import MOST_SECONDS, AsyncSession
@@ -83,6 +84,9 @@ class JudgeOptions(TypedDict, total=False):
     group. None: all cases run."""
     concurrency: int
     """Containers that share the cases."""
+    max_seconds: float | None
+    """Time from the first container on, after which undecided cases are `judge_error`. None: no
+    bound."""
     keep_output: int | None
     """Characters of each stream that the report keeps of a case. None: all."""
 
@@ -116,6 +120,7 @@ class Judging:
         limits: CaseLimits | None = None,
         stop: Stop = None,
         concurrency: int = 1,
+        max_seconds: float | None = None,
         keep_output: int | None = KEPT_OUTPUT,
     ) -> None:
         if isinstance(cases, Cases):
@@ -130,13 +135,15 @@ class Judging:
             raise ValueError(f"stop must be 'first', 'group' or None, not {stop!r:.80}")
         if keep_output is not None:
             integer("keep_output", keep_output, least=0, most=2**40)
-        self._sandbox = sandbox
+        self.sandbox = sandbox
         self._source = Job(code=code).source
         self._cases, self._groups, self._checker = list(cases), list(groups), checker
         self._limits = limits or CaseLimits()
         self._stop, self._keep = stop, keep_output
+        self._seconds = math.inf if max_seconds is None else number("max_seconds", max_seconds, least=0.001, most=MOST_SECONDS)
         self._plan = Plan(self._cases, self._groups, stop)
-        self._workers = min(integer("concurrency", concurrency, least=1, most=MOST_WORKERS), len(self._cases), sandbox.max_containers)
+        self.workers = min(integer("concurrency", concurrency, least=1, most=MOST_WORKERS), len(self._cases), sandbox.max_containers)
+        """Containers that share the cases; may be changed before `run`."""
         self._paired = any(isinstance(case.checker or checker, Program) for case in cases)
         if self._paired and sandbox.max_containers < 2:
             raise ValueError("a checker that is a program runs in a container of its own; set max_containers to 2 or more")
@@ -145,6 +152,7 @@ class Judging:
             self._request(case)
         self._found: dict[int, CaseResult] = {}
         self._scopes: dict[int, anyio.CancelScope] = {}
+        self._told = 0
         self._changed = anyio.Event()
         self._tasks: anyio.CancelScope | None = None
         self._error: Exception | None = None
@@ -159,13 +167,21 @@ class Judging:
         closed meanwhile.
         """
         begun = time.monotonic()
-        async with self._containers() as first, anyio.create_task_group() as tasks:
-            self._tasks = tasks.cancel_scope
-            tasks.start_soon(self._work, first)
-            for _ in range(1, self._workers):
-                tasks.start_soon(self._join)
+        async with self._containers() as first:
+            with anyio.move_on_after(self._seconds) as budget:
+                async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks.cancel_scope
+                    tasks.start_soon(self._work, first)
+                    for _ in range(1, self.workers):
+                        tasks.start_soon(self._join)
+                    await self._tell(on_case)
+                    self._tasks.cancel()
+        if budget.cancelled_caught:
+            late = TimeoutError(f"the judging was ended after {self._seconds:g} s (max_seconds)")
+            for index, case in enumerate(self._cases):
+                if not self._is_decided(index):
+                    self._found[index] = self._judge_error(case, None, late)
             await self._tell(on_case)
-            self._tasks.cancel()
         if self._error is not None:
             raise self._error
         found = {index: one for index, one in self._found.items() if not self._plan.is_skipped(index)}
@@ -173,14 +189,16 @@ class Judging:
         return report(self._cases, self._groups, found, compile_error=self._compile_error, wall_ms=wall_ms)
 
     async def _tell(self, on_case: OnCase | None) -> None:
-        for index, case in enumerate(self._cases):
+        while self._told < len(self._cases):
+            index = self._told
             while not self._is_decided(index):
                 await self._changed.wait()
+            self._told += 1
             if on_case is None:
                 continue
             hidden = self._compile_error is not None or self._plan.is_skipped(index)
             try:
-                on_case(skipped(case) if hidden else self._found[index])
+                on_case(skipped(self._cases[index]) if hidden else self._found[index])
             except Exception as error:  # noqa: BLE001 - raised when the workers have ended
                 self._fail(error)
                 return
@@ -204,12 +222,12 @@ class Judging:
         async with AsyncExitStack() as stack:
             if self._paired:
                 # Workers that hold one container and wait for another could wait for each other.
-                if self._sandbox.judge_pairs is None:
-                    self._sandbox.judge_pairs = anyio.Semaphore(self._sandbox.max_containers // 2)
-                await stack.enter_async_context(self._sandbox.judge_pairs)
+                if self.sandbox.judge_pairs is None:
+                    self.sandbox.judge_pairs = anyio.Semaphore(self.sandbox.max_containers // 2)
+                await stack.enter_async_context(self.sandbox.judge_pairs)
             sessions = []
             for _ in range(1 + self._paired):
-                session = self._sandbox.session(max_runs=1_000_000, max_seconds=MOST_SECONDS, idle_seconds=MOST_SECONDS)
+                session = self.sandbox.session(max_runs=1_000_000, max_seconds=MOST_SECONDS, idle_seconds=MOST_SECONDS)
                 sessions.append(await stack.enter_async_context(session))
             yield Containers(sessions[0], sessions[1] if self._paired else None)
 
@@ -305,9 +323,9 @@ class Judging:
         limits = (case.limits or CaseLimits()).over(self._limits)
         wall_ms = limits.wall_ms
         if wall_ms is None:
-            wall_ms = self._sandbox.timeout_ms if limits.cpu_ms is None else limits.cpu_ms * WALL_FACTOR + WALL_MARGIN
+            wall_ms = self.sandbox.timeout_ms if limits.cpu_ms is None else limits.cpu_ms * WALL_FACTOR + WALL_MARGIN
         job = submission_job(case, self._source, timeout_ms=wall_ms, cpu_limit_ms=limits.cpu_ms)
-        wanted = self._sandbox.prepare(job, {}, clean=True)
+        wanted = self.sandbox.prepare(job, {}, clean=True)
         most = limits.output_bytes or 2**40
         run = msgspec.structs.replace(
             wanted.run,
@@ -328,7 +346,7 @@ class Judging:
 
     async def _check_syntax(self, session: AsyncSession) -> None:
         self._syntax_checked = True
-        found = await self._run(session, self._sandbox.prepare(syntax_job(self._source), {}, clean=True))
+        found = await self._run(session, self.sandbox.prepare(syntax_job(self._source), {}, clean=True))
         if found.outcome is Outcome.ERROR and found.exit_code == NOT_PYTHON:
             self._compile_error = found.stderr.strip()[:KEPT_OUTPUT]
             self._notify()
@@ -344,7 +362,7 @@ class Judging:
             return Answer(1.0 if value == (True,) else 0.0, "" if value == (True,) else "an assertion failed")
         if isinstance(checker, Program):
             assert containers.checker is not None
-            wanted = self._sandbox.prepare(checker.job(case, output), {}, clean=True)
+            wanted = self.sandbox.prepare(checker.job(case, output), {}, clean=True)
             return checker.answer(case, await self._run(containers.checker, wanted))
         if checker is not None and not isinstance(checker, Checker):
             return _as_answer(await anyio.to_thread.run_sync(checker, CaseRun(case, result, value[0] if value else None)))

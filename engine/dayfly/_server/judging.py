@@ -1,0 +1,208 @@
+"""POST /v1/judge, /v1/judge/stream and /v1/cases: many cases for one submission, as ASGI applications.
+
+A judging waits for one turn, as a run does. More containers it takes only where they are free and nobody waits. A
+set of cases may be sent once and then be named by its hash; sets are kept in memory, up to a bound, each for its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from typing import Any
+
+import msgspec
+import structlog
+from litestar.types import Receive, Scope, Send
+
+from dayfly import DayflyError
+from dayfly._result import without_strings
+from dayfly.judge import CaseLimits, CaseResult, Cases, JudgeResult
+from dayfly.judge._judging import KEPT_OUTPUT, WALL_FACTOR, WALL_MARGIN
+from dayfly.judge._programs import AnyChecker
+
+from . import bodies
+from .config import Config
+from .context import AppContext, RequestContext, app_context, request_context
+from .problems import invalid, problem
+from .runs import cancelled, event, gone_noted, send_body, send_events, send_last, unless_gone
+
+log = structlog.stdlib.get_logger("dayfly.server")
+
+MOST_VALUES = 500_000
+"""JSON values in a request: each takes a hundred bytes of memory, whatever its size as text."""
+MOST_KEPT = 1_000_000
+"""Characters of a stream that a report may keep."""
+
+
+class JudgeRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A submission, and its cases or the id of a set that was sent before."""
+
+    code: str | None = None
+    code_bytes: bytes | None = None
+    """The same as base64; one of the two."""
+    cases: Cases | None = None
+    case_set: str | None = None
+    """What POST /v1/cases has answered as `id`."""
+    checker: AnyChecker | None = None
+    """Wins over the set's own."""
+    limits: CaseLimits | None = None
+    stop: str | None = None
+    """`first`, `group`, or null for none."""
+    concurrency: int = 1
+    """Containers, if that many are free; at most the server's `judge_concurrency`."""
+    keep_output: int = KEPT_OUTPUT
+    """Characters of each stream that the report keeps of a case."""
+
+
+class CaseSet(msgspec.Struct, rename="camel"):
+    """A set of cases that the server keeps."""
+
+    id: str
+    """The SHA-256 of the body."""
+    cases: int
+
+
+judge_decoder = msgspec.json.Decoder(JudgeRequest)
+cases_decoder = msgspec.json.Decoder(Cases)
+
+
+async def decoded(decoder: Any, body: bytes) -> Any:
+    """Return what a decoder makes of a body. Problem if that is nothing, or too many values."""
+
+    def decode(text: bytes) -> Any:
+        bare = without_strings(text)
+        values = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+        if values > MOST_VALUES:
+            raise invalid(f"the request has {values:,} JSON values; {MOST_VALUES:,} are allowed")
+        return bodies.decoded(decoder, text)
+
+    return await bodies.off_loop(body, decode)
+
+
+class CasesAnswer:
+    """The answer to POST /v1/cases."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        app, context = app_context(scope), request_context(scope)
+        assert context.key is not None
+        with gone_noted(context), app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
+            body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
+            cases = await decoded(cases_decoder, body)
+            context.read = True
+            kept = CaseSet(hashlib.sha256(body).hexdigest(), len(cases))
+            app.case_sets.keep(context.key.name, kept.id, cases, len(body))
+            await send_body(send, msgspec.json.encode(kept), {"content-type": "application/json"}, app.config.client_seconds, status=201)
+
+
+class JudgeAnswer:
+    """The answer to POST /v1/judge, or with `stream` to POST /v1/judge/stream."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        app, context = app_context(scope), request_context(scope)
+        assert context.key is not None
+        with gone_noted(context), app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
+            body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
+            wanted: JudgeRequest = await decoded(judge_decoder, body)
+            cases = wanted.cases or app.case_sets.find(context.key.name, wanted.case_set or "")
+            code, options = _checked(wanted, cases, app.config)
+            context.read = True
+            context.notes |= {"code_bytes": len(code), "cases": len(cases)}
+            serve = self._serve_events if self._stream else self._serve_whole
+            await unless_gone(serve(app, context, send, code, options), receive)
+
+    async def _serve_whole(self, app: AppContext, context: RequestContext, send: Send, code: bytes, options: dict[str, Any]) -> None:
+        assert context.key is not None
+        told = _shown(await app.service.judge(code, key=context.key.name, **options))
+        _note(context, told)
+        await send_body(send, await encoded(told), {"content-type": "application/json"}, app.config.client_seconds)
+
+    async def _serve_events(self, app: AppContext, context: RequestContext, send: Send, code: bytes, options: dict[str, Any]) -> None:
+        assert context.key is not None
+        # Bounded by what a report may hold.
+        events: asyncio.Queue[bytes] = asyncio.Queue()
+        given = app.service.judge(
+            code,
+            key=context.key.name,
+            on_start=lambda queue_ms: events.put_nowait(event("started", {"queueMs": round(queue_ms, 3)})),
+            on_case=lambda case: events.put_nowait(event("case", _case(case))),
+            **options,
+        )
+        work = asyncio.ensure_future(given)
+        try:
+            await send_events(work, events, send)
+            try:
+                told = _shown(work.result())
+                _note(context, told)
+                last = b"event: verdict\ndata: " + await encoded(told) + b"\n\n"
+            except Exception as error:
+                refused = problem(error)
+                context.notes["problem"] = refused.slug
+                if refused.status == 500:
+                    log.exception("a judging raised what nobody foresaw", exc_info=error)
+                last = event("error", refused.details(context.id))
+            await send_last(send, last)
+        finally:
+            await cancelled(work)
+
+
+def _checked(wanted: JudgeRequest, cases: Cases, config: Config) -> tuple[bytes, dict[str, Any]]:
+    """Return the code, and the options of Service.judge. Problem for what this server does not give."""
+    if (wanted.code is None) == (wanted.code_bytes is None):
+        raise invalid("give one of code and codeBytes")
+    if wanted.cases is not None and wanted.case_set is not None:
+        raise invalid("give one of cases and caseSet")
+    if wanted.stop not in ("first", "group", None):
+        raise invalid(f"stop must be 'first', 'group' or null, not {wanted.stop!r:.80}")
+    if not 1 <= wanted.concurrency <= 1_000:
+        raise invalid(f"concurrency is {wanted.concurrency}; 1 to 1,000 are possible")
+    if not 0 <= wanted.keep_output <= MOST_KEPT:
+        raise invalid(f"keepOutput is {wanted.keep_output}; this server takes 0 to {MOST_KEPT:,}")
+    limits = _bounded((wanted.limits or CaseLimits()).over(cases.limits or CaseLimits()), config)
+    own = [case if case.limits is None else msgspec.structs.replace(case, limits=_bounded(case.limits, config)) for case in cases.cases]
+    code = wanted.code.encode("utf-8", "surrogatepass") if wanted.code is not None else wanted.code_bytes or b""
+    return code, {
+        "cases": msgspec.structs.replace(cases, cases=own),
+        "checker": wanted.checker,
+        "limits": limits,
+        "stop": wanted.stop,
+        "concurrency": min(wanted.concurrency, config.judge_concurrency),
+        "keep_output": wanted.keep_output,
+        "max_seconds": config.judge_seconds,
+    }
+
+
+def _bounded(limits: CaseLimits, config: Config) -> CaseLimits:
+    for name, given in (("wallMs", limits.wall_ms), ("cpuMs", limits.cpu_ms)):
+        if given is not None and given > config.max_timeout_ms:
+            raise invalid(f"{name} is {given:g}; this server takes 1 to {config.max_timeout_ms:g} (max_timeout_ms)")
+    if limits.cpu_ms is None or limits.wall_ms is not None:
+        return limits
+    implied = limits.cpu_ms * WALL_FACTOR + WALL_MARGIN
+    return msgspec.structs.replace(limits, wall_ms=min(implied, config.max_timeout_ms))
+
+
+def _case(case: CaseResult) -> CaseResult:
+    """Return a case as a client may see it: what the engine said of a failure is for the log."""
+    if not isinstance(case.exception, DayflyError):
+        return case
+    log.info("a case could not be judged", error=case.error)
+    return msgspec.structs.replace(case, error=type(case.exception).__name__)
+
+
+def _shown(told: JudgeResult) -> JudgeResult:
+    return msgspec.structs.replace(told, cases=[_case(case) for case in told.cases])
+
+
+async def encoded(told: JudgeResult) -> bytes:
+    """Return the JSON form, made in a thread."""
+    return await asyncio.to_thread(told.to_json)
+
+
+def _note(context: RequestContext, told: JudgeResult) -> None:
+    context.notes |= {"verdict": told.verdict.value, "passed": told.passed, "wall_ms": round(told.wall_ms, 1)}
