@@ -65,7 +65,7 @@ def page(browser: Browser, shared: Server) -> Iterator[Page]:
         lambda message: wrong.append(message.text) if message.type in ("error", "warning") and REFUSED not in message.text else None,
     )
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((shared.url, "data:")) else wrong.append(request.url))
+    page.on("request", lambda request: None if request.url.startswith((shared.url, "data:", "blob:")) else wrong.append(request.url))
     page.goto("/")
     expect(page.locator("#limits")).to_contain_text("no network")
     yield page
@@ -136,6 +136,37 @@ def test_much_output_does_not_hurt_and_a_refusal_is_shown(page: Page) -> None:
         page.keyboard.press("Control+Enter")
     assert refusal.value.status == 422
     expect(page.locator("#badges .bad")).to_contain_text("422")
+
+
+def test_files_that_a_program_leaves_can_be_downloaded(page: Page, tmp_path: Path) -> None:
+    html = "<script>document.title = 'broken out'</script>"
+    write(
+        page,
+        f"import os; os.makedirs('out'); os.mkfifo('fifo'); open('out/bytes', 'wb').write(bytes(range(256)))\n"
+        f"open('<b>.html', 'w').write({html!r}); open('\\u202egnp.exe', 'w').close()",
+    )
+    page.click("#run")
+    expect(page.locator("#badges .good")).to_have_text("ok")
+    expect(page.locator("#files li")).to_have_text(["_b_.html 46 bytes", "out/bytes 256 bytes", "_gnp.exe 0 bytes"])
+    expect(page.locator("#output")).to_contain_text("fifo did not come back: not regular")
+    saved = {}
+    for link in page.locator("#files a").all():
+        with page.expect_download() as download:
+            link.click()
+        saved[download.value.suggested_filename] = Path(download.value.path()).read_bytes()
+    assert saved == {"_b_.html": html.encode(), "bytes": bytes(range(256)), "_gnp.exe": b""}
+    # In a tab of its own, as by a middle click, it is a download too, and no page of this server.
+    with page.expect_popup() as opened:
+        page.evaluate("void window.open(document.querySelector('#files a').href)")
+    for _ in range(100):
+        if opened.value.is_closed():
+            break
+        page.wait_for_timeout(50)
+    assert opened.value.is_closed()
+    write(page, "print(1)")
+    page.click("#run")
+    expect(page.locator("#output")).to_have_text("1\n")
+    expect(page.locator("#files li")).to_have_count(0)
 
 
 def test_the_menu_has_examples_that_end_as_they_say(page: Page) -> None:

@@ -144,10 +144,32 @@ function finished(result, queueMs) {
   if (result.stderrTruncated) list.push(["stderr cut", "bad"]);
   badges(list);
   for (const message of result.messages) notice("sandbox.send: " + JSON.stringify(message) + "\n");
+  for (const { path, why } of result.filesSkipped) notice(`${printable(path)} did not come back: ${why.replaceAll("_", " ")}\n`);
+  offer(result.files);
+}
+
+// A program chooses the names of its files. Controls may turn what is read around: "\u202egnp.exe" looks like "exe.png".
+function printable(path) {
+  return path.replace(/[\p{C}\\:*?"<>|]/gu, "_");
+}
+
+// Downloads of bytes, and never a page of this server: with another type, a browser might open one.
+function offer(files) {
+  for (const link of $("files").querySelectorAll("a")) URL.revokeObjectURL(link.href);
+  $("files").replaceChildren(...Object.entries(files).map(([path, content]) => {
+    const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
+    link.download = printable(path.slice(path.lastIndexOf("/") + 1));
+    link.append(printable(path));
+    const item = document.createElement("li");
+    item.append(link, ` ${bytes.length.toLocaleString("en")} bytes`);
+    return item;
+  }));
 }
 
 function job() {
-  const body = { code: program.state.doc.toString() };
+  const body = { code: program.state.doc.toString(), fetch: ["**"] };
   const limit = Number($("timeout").value);
   if (limit) body.timeoutMs = limit;
   if ($("python").value) body.v3 = $("python").value === "3";
@@ -176,6 +198,7 @@ async function run() {
   if (controller) return;
   shown = 0;
   $("output").replaceChildren();
+  offer({});
   let body;
   try {
     body = job();
