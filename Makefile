@@ -14,7 +14,7 @@ BUILD = $(BIN)/dayfly image build
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak test-pythons test-lowest attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
+.PHONY: run test setup clean soak test-pythons test-lowest end-tests attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -49,6 +49,10 @@ test-pythons: setup
 
 test-lowest: setup
 	@tools/pythons lowest
+
+# Programs that look for a difference between the short end and a plain one, on each Python from 3.8 to 3.14 that is here.
+end-tests: $(VENV)/installed
+	@tools/pythons ends
 
 fuzz: $(VENV)/installed
 	@DAYFLY_TEST_EXAMPLES=search $(BIN)/pytest tests/pure tests/runner/test_codec.py

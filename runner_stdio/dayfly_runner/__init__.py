@@ -62,10 +62,10 @@ def main() -> None:
         for end in (stdin[1], stdout[0], stderr[0], message[0], orders[1], progress[0]):
             os.close(end)
         _child.become_program((stdin[0], stdout[1], stderr[1], message[1], orders[0], progress[1]), modules)
-        loaded, ours = sys.modules, (__name__, _child.__name__)
+        loaded, ours = sys.modules, __name__
         for name in set(loaded) - modules:
             module = loaded.pop(name)
-            if name in ours:
+            if name.startswith(ours):
                 # Their functions hold these dicts, and these the functions: gone now, and not when
                 # the garbage collector comes by.
                 module.__dict__.clear()

@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 
-from . import READY, STARTED
+from . import READY, STARTED, _end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
     try:
         os.nice(NICENESS)
         score = _score()
+        end = _end.register()  # before a preloaded module registers its own callbacks
         _report(progress, _settle(pipes) + _show_processors())
+        _end.arm(end, modules)
         order = _receive(pipes[4])
         if "preload" in order:
-            _preload(order["preload"], modules)
+            _preload(order["preload"], modules, end)
             _report(progress, [])
             order = _receive(pipes[4])
         if "session" in order:
@@ -60,6 +62,9 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
             order = _receive(pipes[4])
         os.close(pipes[4])
         interpreter = _prepare(order, modules)
+        if interpreter is None:
+            with open("main.py", "rb", 0) as file:
+                _end.look_at(file.read())
         _write_all(progress, STARTED + repr(time.monotonic()).encode() + (b"" if interpreter is None else b" exec"))
         if interpreter is None:
             os.close(progress)
@@ -190,7 +195,7 @@ def _import(name: str, modules: "set[str]") -> None:
         loaded.update({other: module for other, module in ours.items() if other not in loaded})
 
 
-def _preload(names: "list[str]", modules: "set[str]") -> None:
+def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> None:
     """Import what every program is to find. ImportError if a fork would not carry it, or a program would meet it unasked."""
     streams = [os.dup(file) for file in (0, 1, 2)]
     null = os.open("/dev/null", os.O_RDWR)
@@ -212,6 +217,7 @@ def _preload(names: "list[str]", modules: "set[str]") -> None:
         os.dup2(stream, file)
         os.close(stream)
     gc.collect()
+    _end.arm(end, modules)
     # What is there stays out of the collector's way: it would write to every page that is shared, and take its time at the end.
     gc.freeze()
     gc.enable()

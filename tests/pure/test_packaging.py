@@ -94,6 +94,7 @@ def test_the_runner_in_the_wheel_has_these_files(wheel: zipfile.ZipFile) -> None
             "__init__.py",
             "_cgroup.py",
             "_child.py",
+            "_end.py",
             "_files.py",
             "_frames.py",
             "_parent.py",

@@ -285,7 +285,7 @@ def session(start: Callable[..., Runner], tmp_path: Path) -> Callable[..., Runne
     def session(env: dict[str, str] | None = None, **members: Any) -> Runner:
         folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("tmp", "shm")]
         for folder in folders:
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
         runner = start(alone=True, env=env)
         kept, scratch = ([str(path) for path in paths] for paths in ([tmp_path, folders[0]], [folders[1]]))
         runner.hello(**members)

@@ -76,6 +76,7 @@ print(sys.getrecursionlimit(), sys.getswitchinterval(), sys.gettrace(), sys.getp
     **{f"death by signal {number}": f"import os; os.kill(os.getpid(), {number})" for number in (1, 6, 9, 11, 13, 14, 15, 34, 64)},
     "segmentation fault": "import faulthandler; faulthandler.enable(); import ctypes; ctypes.string_at(0)",
     "broken excepthook": "import sys; sys.excepthook = lambda *a: 1/0; undefined",
+    "callbacks of atexit": "import atexit; print(atexit._ncallbacks())",
     "atexit": "import atexit; atexit.register(print, 'last'); atexit.register(lambda: 1/0); print('first'); 1/0",
     "finalizers": "class A:\n    def __del__(self): print('gone')\na = A(); b = A(); b.b = b\ndef g():\n    try: yield\n    finally: print('closed')\nc = g(); next(c)",
     "error in a finalizer": "class A:\n    def __del__(self): 1/0\na = A(); del a",

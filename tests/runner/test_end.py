@@ -1,0 +1,169 @@
+"""A short end that no program can tell.
+
+Each program of ends/ is run plain, and by the runner in each way, and compared. The file
+ends/KIND.txt has programs of one kind, each behind a line `### NAME | END`. END says which end the
+program is to have in the runner: `short`, `full`, `none` (it ends in another way), `any` (it
+depends on the version), or several, where it forks. Without that, a runner that always took the
+full end would pass.
+
+The ends are told by a callback of atexit that a .pth file registers before the runner's. So it is
+called after it, and finds sys.modules empty after a short end. The plain start has the callback
+too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+VERSION: tuple[int, ...] = tuple(
+    map(int, subprocess.check_output([os.environ.get("DAYFLY_TEST_PYTHON", sys.executable), "-V"], text=True).split()[1].split(".")[:2])
+)
+SHORT = (3, 10) <= VERSION < (3, 14)
+
+TELLER = """
+import atexit, os, sys
+if not atexit._ncallbacks():  # the folder of .pth files has two names
+    def tell(open=os.open, write=os.write, close=os.close, flags=os.O_WRONLY | os.O_APPEND, modules=sys.modules):
+        file = open(FILE, flags)
+        write(file, b"full " if modules else b"short ")
+        close(file)
+    atexit.register(tell)
+if sys.version_info >= (3, 10):
+    del sys.modules["atexit"]
+"""
+
+
+class Program(NamedTuple):
+    end: str
+    code: str
+
+
+def programs() -> dict[str, Program]:
+    found = {}
+    for file in sorted((Path(__file__).parent / "ends").glob("*.txt")):
+        for piece in file.read_text().split("### ")[1:]:
+            head, _, code = piece.partition("\n")
+            name, _, end = head.partition(" | ")
+            assert f"{file.stem}: {name}" not in found
+            assert set(end.split()) <= {"short", "full", "none", "any"}, head
+            found[f"{file.stem}: {name}"] = Program(end, code.strip("\n") + "\n")
+    return found
+
+
+PROGRAMS = programs()
+
+
+class Outcome(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+    files: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("told") / "ends"
+    file.touch()
+    return file
+
+
+@pytest.fixture(scope="module")
+def teller(python: Path, told: Path) -> Any:
+    """Let the interpreter tell its ends in the file `told`."""
+    (packages,) = python.parents[1].glob("lib/python3*/site-packages")
+    (packages / "aa_teller.pth").write_text(f"import sys; exec({TELLER.replace('FILE', repr(str(told)))!r}, {{}})\n")
+    yield
+    (packages / "aa_teller.pth").unlink()
+
+
+def normal(text: bytes, folder: Path) -> str:
+    found = text.decode(errors="backslashreplace").replace(str(folder), "FOLDER")
+    found = re.sub(r"0x[0-9a-f]{6,}", "0x", found)
+    return re.sub(r"(pid=|started |in )[0-9.]+s?\b", r"\1", found)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): normal(path.read_bytes(), folder)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def emptied(folder: Path) -> Path:
+    subprocess.run(["find", str(folder), "-mindepth", "1", "-delete"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(python: Path, teller: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path, dict[str, str]], Outcome]:
+    """Run a program by a plain start in a folder, once for all ways."""
+    known: dict[str, Outcome] = {}
+
+    def plain(name: str, folder: Path, environment: dict[str, str]) -> Outcome:
+        if name not in known:
+            (emptied(folder) / "main.py").write_text(PROGRAMS[name].code)
+            done = subprocess.run(
+                [str(python), "-u", "main.py"], check=False, cwd=folder, env=environment, input=b"", capture_output=True, timeout=60,
+                start_new_session=True,
+            )  # fmt: skip
+            known[name] = Outcome(done.returncode, normal(done.stdout, folder), normal(done.stderr, folder), files(folder))
+            emptied(folder)
+        return known[name]
+
+    return plain
+
+
+def outcome(ended: Any, folder: Path) -> Outcome:
+    exit_code = ended.exit["exit_code"] if ended.exit["signal"] is None else -ended.exit["signal"]
+    return Outcome(exit_code, normal(ended.stdout, folder), normal(ended.stderr, folder), files(folder))
+
+
+def check(name: str, ended: Any, expected: Outcome, folder: Path, told: Path) -> None:
+    assert outcome(ended, folder) == expected
+    end = PROGRAMS[name].end
+    if end != "any":
+        assert sorted(told.read_text().split()) == sorted((end if SHORT else end.replace("short", "full")).replace("none", "").split())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_one_program(name: str, run: Callable[..., Any], plain: Any, told: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    expected = plain(name, tmp_path, environment)
+    told.write_text("")
+    check(name, run(PROGRAMS[name].code), expected, tmp_path, told)
+
+
+FULL = {"PYTHONUNKNOWN": ""}
+"""An environment in which the end is always the full one."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("preload", [[], ["decimal", "json", "logging", "threading"]], ids=["bare", "preload"])
+def test_all_in_sessions(preload: list[str], session: Callable[..., Any], teller: None, told: Path, tmp_path: Path) -> None:
+    """Compare with the full end in the same circumstances: a preload makes differences, too."""
+    runners: dict[bool, Any] = {}
+    wrong, short = [], 0
+    for name, program in PROGRAMS.items():
+        outcomes = []
+        for full in (False, True):
+            runner = runners.pop(full, None) or session(preload=preload, env=FULL if full else None)
+            told.write_text("")
+            ended = runner.session_run(program.code, clean=True)
+            outcomes.append(outcome(ended, tmp_path))
+            if program.end != "any":
+                assert not (full and "short" in told.read_text())
+                short += told.read_text().count("short")
+            if ended.frames[-1]["type"] == "next":
+                runners[full] = runner
+        if outcomes[0] != outcomes[1]:
+            wrong.append((name, *outcomes))
+    assert not wrong, wrong
+    assert not SHORT or short > len(PROGRAMS) / 3
