@@ -1,13 +1,16 @@
 """The command `dayfly`: run a program, look at this host, remove leftovers, build images.
 
-A thin shell around the library: it reads what it is given, hands it over, and turns what comes back into bytes, lines and an exit code.
-It owns what a process brings with it: standard streams that may be closed, slow or gone, signals, and exit codes that callers rely on.
+A thin shell around the library: it reads what it is given, hands it over, and turns what comes back
+into bytes, lines and an exit code. It owns what a process brings with it: standard streams that may
+be closed, slow or gone, signals, and exit codes that callers rely on.
 
-Stdout and stderr carry the program's bytes as they were written, and nothing else but whole lines on stderr that begin with `dayfly: `.
-What a program wrote is never put into such a line, and what an engine said only on one line, without control characters.
+Stdout and stderr carry the program's bytes as they were written, and nothing else but whole lines
+on stderr that begin with `dayfly: `. What a program wrote is never put into such a line, and what
+an engine said only on one line, without control characters.
 
-Importing this module without the extra `cli` ends the interpreter with a line that says how to install it: there is no other use of it.
-What `dayfly run` does not need (doctor, image, most of rich) is imported where it is used: a run should begin at once.
+Importing this module without the extra `cli` ends the interpreter with a line that says how to
+install it: there is no other use of it. What `dayfly run` does not need (doctor, image, most of
+rich) is imported where it is used: a run should begin at once.
 """
 
 # ruff: noqa: PLC0415 - see above
@@ -61,7 +64,8 @@ FAILED = 125
 WIDTH_IN_FILES = 160
 """Characters in a line of a table that is not written to a terminal."""
 SECOND_SIGNAL_AFTER = 1.0
-"""Seconds. timeout(1) sends its signal twice at once; who sends one again after this no longer wants to wait."""
+"""Seconds. timeout(1) sends its signal twice at once; one that comes later means that its sender no
+longer waits."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -148,7 +152,7 @@ def run(
     """Run one program in a fresh container that is gone afterwards. Its output streams live.
 
     The exit code is the program's; 128+N if signal N ended it; 124: time-out; 137: out of memory;
-    125: the sandbox itself failed, or it was asked for what makes no sense, or a file of its was not written;
+    125: the sandbox itself failed, its input makes no sense, or a file was not written;
     2: the command line cannot be read.
     """
     with _told(FAILED):
@@ -293,7 +297,8 @@ _SKIPPED: dict[str, str] = {
 
 
 def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) -> Iterator[str]:
-    """What the exit code and the output do not tell. `whole`: the result is printed as well, messages and all."""
+    """What the exit code and the output do not tell. `whole`: the result is printed as well,
+    messages and all."""
     match result.outcome:
         case Outcome.TIMEOUT:
             yield f"the program was killed at its time-out of {timeout_ms:g} ms (--timeout-ms)"
@@ -421,7 +426,8 @@ def _checker(text: str | None) -> Any:
     add_help_option=False,
 )
 def serve(context: typer.Context) -> None:
-    """Serve runs over HTTP: an API with keys and limits, and a page to try it. Its own --help says more."""
+    """Serve runs over HTTP: an API with keys and limits, and a page to try it. Its own --help says
+    more."""
     try:
         from ._server import command
     except ModuleNotFoundError as missing:
@@ -443,7 +449,8 @@ def mcp(
     runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
     docker_host: DockerHost = None,
 ) -> None:
-    """Serve the tool `run_python` to one agent, by the Model Context Protocol over stdin and stdout, until it goes."""
+    """Serve the tool `run_python` to one agent, by the Model Context Protocol over stdin and
+    stdout, until it goes."""
     try:
         from . import _mcp
     except ModuleNotFoundError as missing:
@@ -461,7 +468,8 @@ def doctor(
     docker_host: DockerHost = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this host enforces and what it does not. The exit code is 1 if there is a failure."""
+    """Show what this host enforces and what it does not. The exit code is 1 if there is a
+    failure."""
     from rich.text import Text
 
     from ._doctor import consult
@@ -476,7 +484,8 @@ def doctor(
 
 @app.command()
 def clean(*, docker_host: DockerHost = None) -> None:
-    """Remove containers whose host process is dead, and show them. The exit code is 1 if one could not be removed."""
+    """Remove containers whose host process is dead, and show them. The exit code is 1 if one could
+    not be removed."""
 
     async def work() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         async with EngineAPI(docker_host) as engine:
@@ -524,7 +533,8 @@ def image_build(
     force: Annotated[bool, typer.Option("--force", help="Build anew, though nothing has changed.")] = False,
     docker_host: DockerHost = None,
 ) -> None:
-    """Build the image that containers are made of. What it does goes to stderr, the image's id to stdout."""
+    """Build the image that containers are made of. What it does goes to stderr, the image's id to
+    stdout."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -541,7 +551,8 @@ def image_build(
             if not line.startswith(" "):  # lines of a step are indented
                 bar.reset(step, description=escape(_printable(line)))
 
-        with bar:
+        # A Progress that is not on a terminal ends with an empty line.
+        with bar if console.is_terminal else contextlib.nullcontext():
             async with EngineAPI(docker_host) as engine:
                 return await build(
                     engine,
@@ -591,7 +602,8 @@ def _printable(text: str) -> str:
 
 
 def _show(value: Any, as_json: bool, columns: Mapping[str, int], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table, or `value` as JSON. Columns have their least width, down to which they fold; those with 0 do not."""
+    """Print a table, or `value` as JSON. Columns have their least width, down to which they fold;
+    those with 0 do not."""
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(value)).decode())
         return
@@ -619,7 +631,8 @@ def _show(value: Any, as_json: bool, columns: Mapping[str, int], rows: Iterable[
 
 
 class _Stopped(KeyboardInterrupt):
-    """A signal asks for the end. The event loop lets a KeyboardInterrupt through, and no other exception of this kind."""
+    """A signal asks for the end. The event loop lets a KeyboardInterrupt through, and no other
+    exception of this kind."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -627,9 +640,11 @@ class _Stopped(KeyboardInterrupt):
 
 
 def _catch_signals() -> None:
-    """Let the first signal raise, so that everything ends in good order; it is in the way of nothing afterwards.
+    """Let the first signal raise, so that everything ends in good order; it is in the way of
+    nothing afterwards.
 
-    Later ones are ignored for a moment, then end the process at once: its containers see that, and end by themselves.
+    Later ones are ignored for a moment, then end the process at once: its containers see that, and
+    end by themselves.
     """
     first = 0.0
 
@@ -702,14 +717,16 @@ def _told(code: int) -> Iterator[None]:
 
 
 def _open_standard_streams() -> None:
-    """See to it that 0, 1 and 2 are open: else the engine's connection would get such a number, and the program's output with it."""
+    """See to it that 0, 1 and 2 are open: else the engine's connection would get such a number, and
+    the program's output with it."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
 
 
 class _Output:
-    """Bytes to stdout and stderr, at once and without a buffer, and lines of our own between them."""
+    """Bytes to stdout and stderr, at once and without a buffer, and lines of our own between
+    them."""
 
     def __init__(self) -> None:
         self._mixed = os.path.sameopenfile(1, 2)
@@ -722,7 +739,8 @@ class _Output:
             self._in_line = not piece.data.endswith(b"\n")
 
     def say(self, text: str) -> None:
-        """Write a line of our own to stderr, on a line of its own. If nobody can read it, so be it."""
+        """Write a line of our own to stderr, on a line of its own. If nobody can read it, so be
+        it."""
         line = _printable(" ".join(text.split()))
         with contextlib.suppress(OSError):
             self.write(2, (b"\n" if self._in_line else b"") + f"dayfly: {line}\n".encode(errors="replace"))

@@ -1,7 +1,8 @@
 """What is to be run: one Job, checked as far as it can be without knowing a sandbox's limits.
 
-Bad input ends here or in `request`, before any container is touched: TypeError for a wrong type, ValueError for a wrong value.
-What the program's text means is Python's to say: any bytes are a program, if only one with a syntax error.
+Bad input ends here or in `request`, before any container is touched: TypeError for a wrong type,
+ValueError for a wrong value. What the program's text means is Python's to say: any bytes are a
+program, if only one with a syntax error.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ MOST_FILES = MAX_FILES - 2
 
 
 class RunOptions(TypedDict, total=False):
-    """The keyword parameters of a run, beside its code. None, or UNSET for `data`, is as if it were not given."""
+    """The keyword parameters of a run, beside its code. None, or UNSET for `data`, is as if it were
+    not given."""
 
     timeout_ms: float | None
     """Milliseconds of wall time, 1 or more."""
@@ -46,7 +48,8 @@ class RunOptions(TypedDict, total=False):
     v3: bool | None
     """True: Python 3. False: Python 2.7."""
     data: Any
-    """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is given."""
+    """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is
+    given."""
     stdin: str | bytes | None
     """Standard input."""
     args: Sequence[str] | None
@@ -58,13 +61,15 @@ class RunOptions(TypedDict, total=False):
     fetch: Sequence[str] | None
     """Paths and patterns of the files to give back."""
     merge_stderr: bool | None
-    """Write stderr into stdout's pipe, as `2>&1` does: all output in the order of writing, in `stdout`."""
+    """Write stderr into stdout's pipe, as `2>&1` does: all output in the order of writing, in
+    `stdout`."""
     seed: int | None
     """Seed of the random generators."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    """One program and its input. Its JSON form has the documented names: `code`, `v3`, `timeoutMs`, `data`.
+    """One program and its input. Its JSON form has the documented names: `code`, `v3`, `timeoutMs`,
+    `data`.
 
     Raises TypeError or ValueError for anything that cannot be run.
     """
@@ -72,17 +77,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     code: Source = None
     """Python source as text; written as UTF-8. Bytes are taken for `code_bytes`."""
     code_bytes: bytes | None = None
-    """Python source as it is in a file, with a PEP 263 cookie if it has one; base64 in JSON. One of the two is given."""
+    """Python source as it is in a file, with a PEP 263 cookie if it has one; base64 in JSON. One of
+    the two is given."""
     v3: bool | None = None
     """True: Python 3. False: Python 2.7. None: the sandbox's default."""
     timeout_ms: float | None = None
     """Milliseconds of wall time, 1 or more. None: the sandbox's default."""
     cpu_limit_ms: float | None = None
-    """Milliseconds of processor time, of all the program's processes together, 1 or more. None: no limit but `timeout_ms`.
-    Without effect where the kernel does not count it: under gVisor, `Result.cpu_ms` is None."""
+    """Milliseconds of processor time, of all the program's processes together, 1 or more. None: no
+    limit but `timeout_ms`. Without effect where the kernel does not count it: under gVisor,
+    `Result.cpu_ms` is None."""
     data: Any = UNSET
-    """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is given.
-    A `msgspec.Raw` is taken as JSON text, checked, and passed on without being decoded."""
+    """Any JSON value: `import sandbox; sandbox.data`. Also the one line of stdin where no stdin is
+    given. A `msgspec.Raw` is taken as JSON text, checked, and passed on without being decoded."""
     stdin: str | None = None
     """Standard input as text; None: empty, or `data`."""
     stdin_bytes: bytes | None = None
@@ -94,15 +101,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     files: Mapping[str, FileContent] = {}
     """Path to content of files in the working directory; base64 in JSON. Text is written as UTF-8.
 
-    Paths are relative and POSIX: at most 1,024 bytes, 16 parts of at most 255 bytes, none of them ".." """
+    Paths are relative and POSIX: at most 1,024 bytes, 16 parts of at most 255 bytes, none of them
+    ".." """
     files_text: Mapping[str, str] = {}
     """The same as text, for JSON; what is given here is found in `files`."""
     fetch: Sequence[str] = ()
-    """Files of the working directory to give back when the program has ended: paths, and patterns with "*", "?" and "**"."""
+    """Files of the working directory to give back when the program has ended: paths, and patterns
+    with "*", "?" and "**"."""
     merge_stderr: bool = False
-    """Write stderr into stdout's pipe, as `2>&1` does: all output in the order of writing, in `stdout`."""
+    """Write stderr into stdout's pipe, as `2>&1` does: all output in the order of writing, in
+    `stdout`."""
     seed: int | None = None
-    """Seed of `random` and of the preloaded modules' generators. None: each run has its own random numbers."""
+    """Seed of `random` and of the preloaded modules' generators. None: each run has its own random
+    numbers."""
 
     def __post_init__(self) -> None:
         self._check_code()
@@ -120,7 +131,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
             raise ValueError("stdin and stdin_bytes are both given; one of them is enough")
         if not isinstance(self.env, Mapping):
             raise TypeError(f"env must be a mapping of str to str, not {type(self.env).__name__}")
-        # Copies: what is checked must be what is sent, and the caller's own list may change meanwhile.
+        # Copies: what is checked must be what is sent, and the caller's own list may change
+        # meanwhile.
         msgspec.structs.force_setattr(self, "args", _texts("args", self.args))
         msgspec.structs.force_setattr(self, "env", dict(self.env))
         for key, value in self.env.items():
@@ -193,7 +205,8 @@ def check_timeout(value: Any) -> float:
 
 
 def as_job(what: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Job:
-    """Return the Job for what `run` was called with. A mapping has the JSON form's names; what is given beside it wins.
+    """Return the Job for what `run` was called with. A mapping has the JSON form's names; what is
+    given beside it wins.
 
     TypeError for a keyword that is not in RunOptions.
     """
@@ -227,7 +240,8 @@ def to_json(job: Job) -> bytes:
 
 
 def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: bool = False) -> Request:
-    """Return all that hands `job` over. ValueError for code or input over the limits, or data that JSON cannot carry.
+    """Return all that hands `job` over. ValueError for code or input over the limits, or data that
+    JSON cannot carry.
 
     `clean` is for a session: what earlier programs left in the working files is wiped first.
     """
@@ -270,7 +284,8 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
         file_limit=limits.file_bytes,
         file_count=limits.file_count,
     )
-    # In JSON a control character takes six bytes. A frame that is too large must be refused here: later on, a container would be spent.
+    # In JSON a control character takes six bytes. A frame that is too large must be refused here:
+    # later on, a container would be spent.
     if 6 * sum(len(text.encode()) + 4 for text in (*texts, *job.fetch)) > RUN_ROOM and (size := len(encode(run))) > RUN_ROOM:
         raise ValueError(f"args, env and fetch are {size:,} bytes as a frame; the protocol allows {RUN_ROOM:,}")
     return Request(run=run, files=tuple(files.items()), stdin=stdin or b"")

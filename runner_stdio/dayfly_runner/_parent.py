@@ -1,9 +1,10 @@
 """Process 1: one poll loop between the host and the program.
 
-It owns the deadline, the caps, and the truth of the `exit` frame. It must never block on anybody: not on a host that does
-not read, not on a program that does not read or does not stop writing, not on a process that does not die. It never
-looks into the program's bytes, except at the length before each message. What it cannot do ends it, with a status of
-its own; as it is process 1, the kernel then kills every other process of the container.
+It owns the deadline, the caps, and the truth of the `exit` frame. It must never block on anybody:
+not on a host that does not read, not on a program that does not read or does not stop writing, not
+on a process that does not die. It never looks into the program's bytes, except at the length before
+each message. What it cannot do ends it, with a status of its own; as it is process 1, the kernel
+then kills every other process of the container.
 """
 
 # The C halves of ctypes and signal: see _frames for why.
@@ -34,23 +35,28 @@ READ_SIZE = 65536
 OUT_HIGH = 262144
 """Bytes waiting for the host, above which the program's pipes are not read."""
 SMALL_READ, SMALL_READS, PAUSE, LULL = 4096, 4, 0.002, 0.05
-"""After SMALL_READS reads of less than SMALL_READ bytes from a pipe without a LULL (seconds), all pipes are read once in a PAUSE
-(seconds): a flood of tiny writes becomes few frames, while what is written now and then leaves at once. All, since the others
-would otherwise be read before what was written earlier."""
+"""After SMALL_READS reads of less than SMALL_READ bytes from a pipe without a LULL (seconds), all
+pipes are read once in a PAUSE (seconds): a flood of tiny writes becomes few frames, while what is
+written now and then leaves at once. All, since the others would otherwise be read before what was
+written earlier."""
 CPU_LOOK = 0.005, 0.1
-"""Seconds between two looks at the processor time, at least and at most: as long as what is left can last."""
+"""Seconds between two looks at the processor time, at least and at most: as long as what is left
+can last."""
 FRAMES_AT_ONCE = 16
 """Frames of the host that are taken before the program is looked at again."""
 MORE_STDIN = 65536
-"""Bytes of standard input after which the host is asked for as many more: half of what may be on its way."""
+"""Bytes of standard input after which the host is asked for as many more: half of what may be on
+its way."""
 KILL_TIME, FLUSH_TIME, LAST_WORDS_TIME = 2.0, 30.0, 2.0
-"""Seconds for what is left in the container to die, for a slow host to take the result, and for it to take an error."""
+"""Seconds for what is left in the container to die, for a slow host to take the result, and for it
+to take an error."""
 
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 _MADV_POPULATE_WRITE = 23
 _F_SETPIPE_SZ = 1031  # in fcntl since 3.10
 _PAGE_SIZE, _PAGE_ENTRY, _PAGE_PRESENT = os.sysconf("SC_PAGE_SIZE"), 8, 0x80
-"""/proc/self/pagemap (Linux, admin-guide/mm/pagemap): 8 bytes for each page, little-endian, the highest bit: it is there."""
+"""/proc/self/pagemap (Linux, admin-guide/mm/pagemap): 8 bytes for each page, little-endian, the
+highest bit: it is there."""
 
 
 class SetUpFailed(Exception):
@@ -58,7 +64,8 @@ class SetUpFailed(Exception):
 
 
 def serve(child: int, stdin: int, outputs: "tuple[int, int, int]", orders: int, progress: int) -> "NoReturn":
-    """Be the runner for the forked `child`, given our ends of its pipes; `outputs` are stdout, stderr and messages."""
+    """Be the runner for the forked `child`, given our ends of its pipes; `outputs` are stdout,
+    stderr and messages."""
     runner = _Runner(_Program(child, [stdin, *outputs, orders, progress]))
     try:
         runner.set_up()
@@ -98,7 +105,8 @@ class _Budget:
 
 
 class _Messages:
-    """Takes what is in the message pipe, each item a length and its bytes. None is buffered that will not be sent."""
+    """Takes what is in the message pipe, each item a length and its bytes. None is buffered that
+    will not be sent."""
 
     def __init__(self, messages: _Budget, displays: _Budget, send: "Callable[[bytes], None]") -> None:
         self._budgets, self._send = (messages, displays), send
@@ -217,7 +225,8 @@ class _Runner:
     def __init__(self, program: _Program) -> None:
         self.program = program
         self.poll = select.poll()
-        # It tells of pipes in the order in which they became readable; poll() in the order of their numbers.
+        # It tells of pipes in the order in which they became readable; poll() in the order of their
+        # numbers.
         self.outputs = select.epoll()
         self.resume_at = 0.0
         self.handlers: dict[int, Callable[[int], None]] = {}
@@ -235,7 +244,8 @@ class _Runner:
     def set_up(self) -> None:
         """Become what the program cannot touch; wait until the child is warm."""
         if os.getpid() != 1:
-            # It kills every process that it can see, and counts on the kernel to kill what it leaves behind.
+            # It kills every process that it can see, and counts on the kernel to kill what it
+            # leaves behind.
             raise SetUpFailed("the runner must be process 1 of its container")
         _unshare_memory()  # before what comes next takes /proc/self away
         prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type] # None is this very process
@@ -243,7 +253,8 @@ class _Runner:
         self.dumpable = _ctypes.call_function(prctl, (_PR_GET_DUMPABLE, 0, 0, 0, 0))
         if self.dumpable != 0:
             raise SetUpFailed(f"PR_SET_DUMPABLE: still {self.dumpable}")
-        # A signal with its default action does nothing to process 1, so no handler is left but one that does nothing.
+        # A signal with its default action does nothing to process 1, so no handler is left but one
+        # that does nothing.
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         self.wakeup, wakeup_end = os.pipe()
         for file in (HOST_IN, HOST_OUT, self.wakeup, wakeup_end):
@@ -261,7 +272,8 @@ class _Runner:
         self.watch(self.program.progress, select.POLLIN, self.on_progress)
 
     def await_ready(self) -> "list[str]":
-        """Wait until the child is as far as it can be without further orders. Return its number, and its problems.
+        """Wait until the child is as far as it can be without further orders. Return its number,
+        and its problems.
 
         SetUpFailed if it ends instead. A host that goes meanwhile ends the runner.
         """
@@ -287,7 +299,8 @@ class _Runner:
         return report[: -len(READY)].decode().splitlines()
 
     def on_host(self, file: int) -> None:
-        """Take what the host says. What is behind a frame that is not complete, or cannot be taken yet, stays in the pipe."""
+        """Take what the host says. What is behind a frame that is not complete, or cannot be taken
+        yet, stays in the pipe."""
         for _ in range(2 * FRAMES_AT_ONCE):
             data = _read(file, min(self.decoder.missing(), READ_SIZE))
             if data is None:
@@ -334,7 +347,8 @@ class _Runner:
     def next_program(self, session: "Session") -> None:
         """Have the process made in which the next program will run, and wait until it is warm.
 
-        Left or SetUpFailed if there is none, or it is not what a program of its own container would have.
+        Left or SetUpFailed if there is none, or it is not what a program of its own container would
+        have.
         """
         self.watch(self.program.progress, 0)
         self.program.close(*self.program.open)
@@ -350,7 +364,8 @@ class _Runner:
         with memoryview(len(data).to_bytes(4, "big") + data) as view:
             done = 0
             try:
-                # The one write that may wait: for a child that reads to the end, and has nothing hostile in it yet.
+                # The one write that may wait: for a child that reads to the end, and has nothing
+                # hostile in it yet.
                 while done < len(view):
                     done += os.write(self.program.orders, view[done:])
             except BrokenPipeError:
@@ -449,7 +464,8 @@ class _Runner:
             self.finish(run)
 
     def check_cpu(self, run: _Run, now: float) -> bool:
-        """Look at the processor time, and say when to look again. Return whether the program has ended."""
+        """Look at the processor time, and say when to look again. Return whether the program has
+        ended."""
         used = self.counters.cpu()
         left = run.wanted["cpu_limit_ms"] - used if used is not None else CPU_LOOK[1] * 1e3
         run.look_at_cpu = now + min(max(left / 1e3 / self.processors, CPU_LOOK[0]), CPU_LOOK[1])
@@ -460,7 +476,8 @@ class _Runner:
         return not run.cpu_limited
 
     def arm(self, now: float) -> None:
-        """Watch the program's pipes, or leave them alone for a while: all of them, or their order would be lost."""
+        """Watch the program's pipes, or leave them alone for a while: all of them, or their order
+        would be lost."""
         wanted = self.run is not None and len(self.out) <= OUT_HIGH and now >= self.resume_at
         self.watch(self.outputs.fileno(), select.POLLIN if wanted else 0, self.on_outputs)
 
@@ -509,7 +526,8 @@ class _Runner:
             self.feed_program(self.program.stdin)
 
     def feed_program(self, file: int) -> None:
-        """Write on at the program's standard input; ask the host for more, or close it behind the last byte."""
+        """Write on at the program's standard input; ask the host for more, or close it behind the
+        last byte."""
         run = self.run
         assert run is not None
         try:
@@ -595,7 +613,8 @@ class _Runner:
         self.make_room(self.session)
 
     def make_room(self, session: "Session") -> None:
-        """Clean up behind a program, have the next one's process made, and say so; or say why not, and leave."""
+        """Clean up behind a program, have the next one's process made, and say so; or say why not,
+        and leave."""
         from ._session import Left
 
         self.watch(self.program.stdin, 0)
@@ -615,7 +634,8 @@ class _Runner:
         os._exit(SURPRISED if self.out else 0)
 
     def send_files(self, run: _Run) -> int:
-        """Send what the host wants to have; return how many were skipped without a frame that says so."""
+        """Send what the host wants to have; return how many were skipped without a frame that says
+        so."""
         if not run.wanted["fetch"] or run.stopped:
             return 0
         end = time.monotonic() + FLUSH_TIME
@@ -638,7 +658,8 @@ class _Runner:
         return collector.dropped
 
     def kill_everything(self) -> None:
-        """Kill until nobody is left but the zygote; what the kernel cannot end now is not waited for longer than KILL_TIME."""
+        """Kill until nobody is left but the zygote; what the kernel cannot end now is not waited
+        for longer than KILL_TIME."""
         end = time.monotonic() + KILL_TIME
         waiter = select.poll()
         waiter.register(self.wakeup, select.POLLIN)
@@ -662,7 +683,8 @@ class _Runner:
             _read(self.wakeup, READ_SIZE)
 
     def fail(self, exit_status: int, message: str) -> "NoReturn":
-        """Say why, if the host listens, and leave. Whatever happens here, the process ends with `exit_status`."""
+        """Say why, if the host listens, and leave. Whatever happens here, the process ends with
+        `exit_status`."""
         try:
             # First the program, if it is there: it must not go on while this waits for the host.
             if self.run is not None:
@@ -711,7 +733,8 @@ class _Runner:
             self.write_out(HOST_OUT)
 
     def watch(self, file: int, events: int, handler: "Callable[[int], None] | None" = None) -> None:
-        """Call `handler` at `events` of the file. No events: forget it, since poll reports its end whatever the mask."""
+        """Call `handler` at `events` of the file. No events: forget it, since poll reports its end
+        whatever the mask."""
         if events and handler is not None:
             if file not in self.handlers:
                 self.poll.register(file, events)
@@ -727,11 +750,13 @@ class _Address(_ctypes._SimpleCData):  # type: ignore[type-arg] # noqa: SLF001 -
 
 
 def _unshare_memory() -> None:
-    """Copy the memory that the fork shares, as far as an interpreter keeps its objects in it, before the program needs it.
+    """Copy the memory that the fork shares, as far as an interpreter keeps its objects in it,
+    before the program needs it.
 
-    Else each page is copied at the program's first write, which comes at the interpreter's end at the latest: a millisecond of
-    each run. Whoever is left alone with a page writes to it for nothing, so this side copies, and the child's memory shows no trace.
-    A mere hint: a kernel that does not know it (before 5.14, gVisor) leaves all as it is.
+    Else each page is copied at the program's first write, which comes at the interpreter's end at
+    the latest: a millisecond of each run. Whoever is left alone with a page writes to it for
+    nothing, so this side copies, and the child's memory shows no trace. A mere hint: a kernel that
+    does not know it (before 5.14, gVisor) leaves all as it is.
     """
     madvise = _ctypes.dlsym(_ctypes.dlopen(None, 0), "madvise")  # type: ignore[arg-type] # None is this very process
     try:
@@ -739,7 +764,8 @@ def _unshare_memory() -> None:
             for line in maps:
                 words = line.split()
                 begin, end = [int(address, 16) for address in words[0].split(b"-")]
-                # What was allocated, and the interpreter's static objects; neither the libraries' data nor the stack.
+                # What was allocated, and the interpreter's static objects; neither the libraries'
+                # data nor the stack.
                 if words[1] != b"rw-p" or not (words[5:] in ([], [b"[heap]"]) or begin <= id(object) < end):
                     continue
                 count = (end - begin) // _PAGE_SIZE
@@ -770,7 +796,8 @@ def _read(file: int, size: int) -> "bytes | None":
 
 
 def _widen(pipe: int) -> None:
-    """Let a pipe hold more than 64 KiB: who floods it then wakes its reader less often. A mere hint."""
+    """Let a pipe hold more than 64 KiB: who floods it then wakes its reader less often. A mere
+    hint."""
     try:
         import fcntl
 

@@ -122,7 +122,8 @@ class SessionRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
 
 
 def _job_request() -> Any:
-    """Job's own JSON form, with `data` left as text. Fields that Job gains are here by themselves."""
+    """Job's own JSON form, with `data` left as text. Fields that Job gains are here by
+    themselves."""
     hints = get_type_hints(Job)
     fields: list[Any] = []
     for field in msgspec.structs.fields(Job):
@@ -150,7 +151,8 @@ async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
 
 
 async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
-    """Return the Job that a body of /compile stands for, None without code. Problem for the rest."""
+    """Return the Job that a body of /compile stands for, None without code. Problem for the
+    rest."""
 
     def decode(text: bytes) -> Job | None:
         request = decoded(_compile_decoder, text)
@@ -185,7 +187,8 @@ def _job(request: Any, max_timeout_ms: float) -> Job:
 
 
 def _compacted(data: bytes) -> bytes:
-    """Return JSON without white space, and with UTF-8 in place of escapes where both mean the same."""
+    """Return JSON without white space, and with UTF-8 in place of escapes where both mean the
+    same."""
     data = msgspec.json.format(data, indent=-1)
     if b"\\u" not in data:
         return data

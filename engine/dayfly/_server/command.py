@@ -1,7 +1,9 @@
-"""The command line of the server: `dayfly serve`, with a flag for every setting, and `dayfly serve key new`.
+"""The command line of the server: `dayfly serve`, with a flag for every setting, and
+`dayfly serve key new`.
 
-The flags are made from the settings themselves, so that no setting can lack one. `dayfly._cli` hands its arguments over when somebody asks
-to serve, and not before: a plain run need not load a web framework.
+The flags are made from the settings themselves, so that no setting can lack one. `dayfly._cli`
+hands its arguments over when somebody asks to serve, and not before: a plain run need not load a
+web framework.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ def _option(setting: Setting) -> click.Option:
 def app(context: click.Context, /, config: str | None, check_config: bool, **given: Any) -> None:
     """Serve runs over HTTP, with keys, limits and metrics.
 
-    Every option can also be set in the file (`port = 8000`; limits in the table `limits`), and in the environment (DAYFLY_SERVE_PORT). A
-    flag is stronger than the environment, and that is stronger than the file.
+    Every option can also be set in the file (`port = 8000`; limits in the table `limits`), and in
+    the environment (DAYFLY_SERVE_PORT). A flag is stronger than the environment, and that is
+    stronger than the file.
     """
     if context.invoked_subcommand is not None:
         return
@@ -79,7 +82,8 @@ def key_commands() -> None:
 @click.argument("name")
 @click.option("--file", metavar="FILE", help="Add its hash to this file of keys.")
 def key_new(name: str, file: str | None) -> None:
-    """Make a key for NAME, which appears in logs and metrics, and print it, this once: only its hash is kept.
+    """Make a key for NAME, which appears in logs and metrics, and print it, this once: only its
+    hash is kept.
 
     Without --file, the line for a file of keys (or for DAYFLY_SERVE_KEYS) goes to stderr.
     """

@@ -1,8 +1,11 @@
-"""Every setting of the server as one frozen value, read from a TOML file, the environment and flags, in rising order of strength.
+"""Every setting of the server as one frozen value, read from a TOML file, the environment and
+flags, in rising order of strength.
 
-A setting has one name: `port` in the file, `DAYFLY_SERVE_PORT` in the environment, `--port` as a flag. The table `[limits]` has the
-fields of `dayfly.Limits`: `DAYFLY_SERVE_LIMITS_PIDS`, `--limits-pids`. Lists are comma-separated outside the file. Every value is checked
-before anything is done, and an error names where the value came from. Nothing else in the server reads the environment.
+A setting has one name: `port` in the file, `DAYFLY_SERVE_PORT` in the environment, `--port` as a
+flag. The table `[limits]` has the fields of `dayfly.Limits`: `DAYFLY_SERVE_LIMITS_PIDS`,
+`--limits-pids`. Lists are comma-separated outside the file. Every value is checked before anything
+is done, and an error names where the value came from. Nothing else in the server reads the
+environment.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class ConfigError(Exception):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings. Times are milliseconds or seconds as their names say, sizes bytes; 0 means "no limit" only where it says so."""
+    """The settings. Times are milliseconds or seconds as their names say, sizes bytes; 0 means "no
+    limit" only where it says so."""
 
     host: Annotated[str, _about("Address to listen at. Beyond loopback it takes a key.", min_length=1)] = "127.0.0.1"
     port: Annotated[int, _about("TCP port; 0: any free one.", ge=0, le=65535)] = 8000
@@ -159,7 +163,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def session_slots(self) -> int:
-        """Sessions open at once. Never as many as containers: single runs go on whatever sessions do."""
+        """Sessions open at once. Never as many as containers: single runs go on whatever sessions
+        do."""
         return self.slots // 2 if self.max_sessions is None else self.max_sessions
 
     def session_share(self, keys: int) -> int:
@@ -169,7 +174,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return -(-self.session_slots // 2) if keys > 1 else self.session_slots
 
     def sandbox(self, endpoint: Endpoint | None = None) -> AsyncSandbox:
-        """Return a new sandbox as configured; not initialized. TypeError or ValueError for what it refuses.
+        """Return a new sandbox as configured; not initialized. TypeError or ValueError for what it
+        refuses.
 
         endpoint: the engine, where it was resolved before.
         """
@@ -212,7 +218,8 @@ class Setting(msgspec.Struct, frozen=True):
     def convert(self, value: Any, origin: str, *, text: bool) -> Any:
         """Return the checked value. ConfigError names `origin` and the value.
 
-        text: the value comes from a variable or a flag, where everything is text and a list is comma-separated.
+        text: the value comes from a variable or a flag, where everything is text and a list is
+        comma-separated.
         """
         if text and isinstance(value, str) and list[str] in (self.type, *get_args(self.type)):
             value = [part.strip() for part in value.split(",") if part.strip()]
@@ -237,7 +244,8 @@ def settings() -> Iterator[Setting]:
 
 
 def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, str | bool]) -> Config:
-    """Return the configuration. ConfigError for a value that cannot be used, wherever it comes from.
+    """Return the configuration. ConfigError for a value that cannot be used, wherever it comes
+    from.
 
     file: path of a TOML file, or None. flags: what was given on the command line, by flat name.
     """
@@ -262,7 +270,8 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, s
 
 
 def _table(file: str) -> Iterator[tuple[str, Any]]:
-    """Yield what the file says, by flat name; in the file, a limit stands in the table `limits` and nowhere else."""
+    """Yield what the file says, by flat name; in the file, a limit stands in the table `limits` and
+    nowhere else."""
     try:
         table = msgspec.toml.decode(Path(file).read_bytes())
     except OSError as error:
@@ -279,7 +288,8 @@ def _table(file: str) -> Iterator[tuple[str, Any]]:
 
 
 def networks(name: str, texts: list[str]) -> tuple[Network, ...]:
-    """Return the networks that `texts` name, an address being a network of one. ValueError if one is none."""
+    """Return the networks that `texts` name, an address being a network of one. ValueError if one
+    is none."""
     try:
         return tuple(ipaddress.ip_network(text) for text in texts)
     except ValueError as error:
@@ -287,7 +297,8 @@ def networks(name: str, texts: list[str]) -> tuple[Network, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """True for `localhost` and the loopback addresses; any other name may mean any address, so it is False."""
+    """True for `localhost` and the loopback addresses; any other name may mean any address, so it
+    is False."""
     if host == "localhost":
         return True
     try:

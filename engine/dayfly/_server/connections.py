@@ -154,7 +154,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def _wire_bytes(self) -> int:
-        # Chunked bodies have their own overhead; a client that makes it larger than the body is cut.
+        # Chunked bodies have their own overhead; a client that makes it larger than the body is
+        # cut.
         return 2 * self._connections.request_bytes + 262_144 + MAX_HEAD
 
     def _fits(self, data: bytes) -> bool:

@@ -1,8 +1,10 @@
-"""POST /run_code and GET /v1/ping: SandboxFusion's wire format, so that its clients switch by changing a URL.
+"""POST /run_code and GET /v1/ping: SandboxFusion's wire format, so that its clients switch by
+changing a URL.
 
-Training loops take any answer but 200 and 504 for a lost reward. So whatever passes by waiting is waited for (quotas, a full queue, a
-sandbox that is being started) up to the request's `compile_timeout` and a few seconds more, and is a 504 then. Limits that are asked
-for are clamped, not refused. A failure of the sandbox is a 200 with the status SandboxError, as there.
+Training loops take any answer but 200 and 504 for a lost reward. So whatever passes by waiting is
+waited for (quotas, a full queue, a sandbox that is being started) up to the request's
+`compile_timeout` and a few seconds more, and is a 504 then. Limits that are asked for are clamped,
+not refused. A failure of the sandbox is a 200 with the status SandboxError, as there.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ _decoder = msgspec.json.Decoder(RunCodeRequest)
 
 
 def job_of(request: RunCodeRequest, max_timeout_ms: float) -> Job:
-    """Return the Job. Problem 422 for a language other than Python, and for a file that may not be."""
+    """Return the Job. Problem 422 for a language other than Python, and for a file that may not
+    be."""
     if request.language != "python":
         raise invalid(f"language is {request.language[:40]!r}; this server runs python")
     files = {path: content for path, content in request.files.items() if content is not None}
@@ -125,7 +128,8 @@ class RunCodeAnswer:
     @staticmethod
     async def _serve(app: AppContext, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         assert context.key is not None
-        # How long it may wait is in the body, so that is read before there is a place in the quotas.
+        # How long it may wait is in the body, so that is read before there is a place in the
+        # quotas.
         with app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
             request: RunCodeRequest = await bodies.decode(_decoder, body)
@@ -149,7 +153,8 @@ async def _answer(app: AppContext, context: RequestContext, job: Job, deadline: 
 
 
 async def _run(app: AppContext, context: RequestContext, job: Job, deadline: float) -> Run:
-    """Run the job when there is a place for it. Problem 504 after `deadline`, and what else Service.run raises."""
+    """Run the job when there is a place for it. Problem 504 after `deadline`, and what else
+    Service.run raises."""
     assert context.key is not None
     why = ""
     while (left := deadline - time.monotonic()) > 0:

@@ -22,7 +22,8 @@ def require_key(
     connection: ASGIConnection[Any, Any, Any, Any],
     handler: BaseRouteHandler,  # noqa: ARG001
 ) -> None:
-    """Require a key, in X-API-Key or as a bearer token; where there is none, a request to localhost."""
+    """Require a key, in X-API-Key or as a bearer token; where there is none, a request to
+    localhost."""
     headers = connection.headers
     secret = _secret(headers)
     key = app_context(connection.scope).keys.find(secret)
@@ -34,7 +35,8 @@ def require_key(
 
 
 def require_no_key(name: str) -> Any:
-    """Return a guard that lets in requests without a key, as one key of this name. A key that is given must be right."""
+    """Return a guard that lets in requests without a key, as one key of this name. A key that is
+    given must be right."""
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         if app_context(connection.scope).keys.open or _secret(connection.headers) is not None:

@@ -1,10 +1,11 @@
 """API keys: made, hashed, compared, and read again when their file changes.
 
-A key is 256 random bits, so its SHA-256 is all that has to be kept: nothing can be guessed that a slow hash would protect. A key is
-looked for among all of them in constant time: the answer's delay says nothing about any hash, nor about whose key it might be. The file
-has one key a line, `name=sha256:hash`, then `rate_per_minute=N`, `rate_burst=N`, `concurrency=N` where they differ from the server's; `#`
-begins a comment. A file that has become unreadable changes nothing, and says so in the log: it must neither lock everybody out nor let
-anybody in.
+A key is 256 random bits, so its SHA-256 is all that has to be kept: nothing can be guessed that a
+slow hash would protect. A key is looked for among all of them in constant time: the answer's delay
+says nothing about any hash, nor about whose key it might be. The file has one key a line,
+`name=sha256:hash`, then `rate_per_minute=N`, `rate_burst=N`, `concurrency=N` where they differ from
+the server's; `#` begins a comment. A file that has become unreadable changes nothing, and says so
+in the log: it must neither lock everybody out nor let anybody in.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def line(name: str, key: str) -> str:
 
 
 def parse(lines: Iterable[str], origin: str) -> tuple[Key, ...]:
-    """Return the keys that `lines` stand for. ValueError names `origin`, the line's number and what is wrong."""
+    """Return the keys that `lines` stand for. ValueError names `origin`, the line's number and what
+    is wrong."""
     keys: dict[str, Key] = {}
     for number, raw in enumerate(lines, 1):
         text = raw.partition("#")[0].strip()
@@ -111,7 +113,8 @@ class KeyStore:
         return len(self._keys)
 
     def find(self, secret: str | None) -> Key | None:
-        """Return the key that `secret` is; None if it is none. Looks at the file's stamp first, at most once a second."""
+        """Return the key that `secret` is; None if it is none. Looks at the file's stamp first, at
+        most once a second."""
         if self._clock() - self._looked >= LOOK_AGAIN:
             self.reload(only_if_changed=True)
         if self.open:
@@ -174,7 +177,8 @@ def append(file: str, text: str) -> None:
 
 
 def _check_mode(status: os.stat_result, file: str) -> None:
-    """ValueError unless it is a plain file that only its owner can write: who writes it has a key."""
+    """ValueError unless it is a plain file that only its owner can write: who writes it has a
+    key."""
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{file} is not a plain file")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -1,6 +1,7 @@
 """POST /mcp: the Model Context Protocol over streamable HTTP, with the server's keys and quotas.
 
-Each request is for itself (no session is kept), and is answered in JSON. A client that goes away ends its run.
+Each request is for itself (no session is kept), and is answered in JSON. A client that goes away
+ends its run.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Mcp:
 
 
 def _again(body: bytes) -> Any:
-    """Return a `receive` that gives a body which was read already. Whether the client goes is watched elsewhere."""
+    """Return a `receive` that gives a body which was read already. Whether the client goes is
+    watched elsewhere."""
     given = False
 
     async def receive() -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""What is counted, for Prometheus. Names say their units; labels have few values: outcomes, errors, routes, names of keys, never anything
-of a client's.
+"""What is counted, for Prometheus. Names say their units; labels have few values: outcomes, errors,
+routes, names of keys, never anything of a client's.
 
 Gauges are asked of the sandbox when somebody reads them, so that they cannot drift from it.
 """

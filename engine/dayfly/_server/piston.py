@@ -1,6 +1,7 @@
 """POST /api/v2/execute and GET /api/v2/runtimes: Piston's wire format, for Python.
 
-Errors have Piston's form, an object with `message`; the statuses are this server's, but what cannot be run is a 400, as there.
+Errors have Piston's form, an object with `message`; the statuses are this server's, but what cannot
+be run is a 400, as there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _VERSION = re.compile(r"(\^|~|>=|=|v)?(\*|x|\d+(?:\.(?:\d+|x|\*)){0,2})")
 
 
 class ExecuteRequest(msgspec.Struct):
-    """What Piston takes. Its checks are made by hand, since its messages are part of its interface."""
+    """What Piston takes. Its checks are made by hand, since its messages are part of its
+    interface."""
 
     language: Any = None
     version: Any = None
@@ -90,7 +92,8 @@ _decoder = msgspec.json.Decoder(ExecuteRequest)
 
 
 def runtimes(pythons: Mapping[str, str]) -> dict[str, Runtime]:
-    """Return the runtimes for interpreters as `AsyncSandbox.pythons` names them, by the same names."""
+    """Return the runtimes for interpreters as `AsyncSandbox.pythons` names them, by the same
+    names."""
     whole = {name: ".".join([*version.split("."), "0", "0"][:3]) for name, version in pythons.items()}
     return {name: Runtime(LANGUAGES[name], version, ALIASES[name]) for name, version in whole.items()}
 

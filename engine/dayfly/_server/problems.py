@@ -1,9 +1,11 @@
-"""What goes wrong, as application/problem+json (RFC 9457). One table from exceptions to answers; nothing else decides a status.
+"""What goes wrong, as application/problem+json (RFC 9457). One table from exceptions to answers;
+nothing else decides a status.
 
-A client can rely on `type`: a 429 is its own doing (`rate-exceeded`, `concurrency-exceeded`), a 503 the server's (`queue-full`,
-`queue-timeout`, `not-ready`, `overloaded`, `sandbox-failed`), and both carry Retry-After. `delivered` says whether the program may have
-run. The member `error` repeats `detail` under the name that clients of code-execution-api-demo read. What an engine said is for the log,
-not for clients: it may name paths and hosts.
+A client can rely on `type`: a 429 is its own doing (`rate-exceeded`, `concurrency-exceeded`), a 503
+the server's (`queue-full`, `queue-timeout`, `not-ready`, `overloaded`, `sandbox-failed`), and both
+carry Retry-After. `delivered` says whether the program may have run. The member `error` repeats
+`detail` under the name that clients of code-execution-api-demo read. What an engine said is for the
+log, not for clients: it may name paths and hosts.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
     instance: str = ""
     """The request's id, as in the header X-Request-ID and in the server's log."""
     delivered: bool | None = None
-    """Whether the program had been handed to a container, so that it may have run in part or whole."""
+    """Whether the program had been handed to a container, so that it may have run in part or
+    whole."""
 
 
 class Problem(Exception):

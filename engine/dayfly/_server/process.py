@@ -1,7 +1,8 @@
 """One server process: its socket, its descriptors, its signals.
 
-SIGTERM and SIGINT stop it: no new connection is taken, what runs may finish within `drain_seconds`, then the sandbox is closed. SIGHUP
-reads the keys again. A killed process leaves nothing either; the library sees to that.
+SIGTERM and SIGINT stop it: no new connection is taken, what runs may finish within `drain_seconds`,
+then the sandbox is closed. SIGHUP reads the keys again. A killed process leaves nothing either; the
+library sees to that.
 """
 
 from __future__ import annotations

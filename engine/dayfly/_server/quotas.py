@@ -1,7 +1,7 @@
 """Rate and concurrency of each key. Pure: the time is told, nothing is waited for.
 
-The rate is a token bucket: `burst` runs at once after a pause, then `per_minute` in the long run. A refusal costs no token, so that a
-client which is told to wait, and waits, gets in.
+The rate is a token bucket: `burst` runs at once after a pause, then `per_minute` in the long run. A
+refusal costs no token, so that a client which is told to wait, and waits, gets in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class _Account(msgspec.Struct):
 
 
 class Quotas:
-    """What each key has used. The defaults hold for keys without limits of their own; 0 is no limit."""
+    """What each key has used. The defaults hold for keys without limits of their own; 0 is no
+    limit."""
 
     def __init__(self, *, per_minute: float, burst: int, concurrency: int) -> None:
         self._per_minute = per_minute
@@ -52,7 +53,8 @@ class Quotas:
 
     @contextmanager
     def run(self, key: Key, now: float) -> Iterator[None]:
-        """Hold one run's place. `now` is in seconds of a clock that never goes back. Raises Refused."""
+        """Hold one run's place. `now` is in seconds of a clock that never goes back. Raises
+        Refused."""
         per_minute = self._per_minute if key.rate_per_minute is None else key.rate_per_minute
         burst = self._burst if key.rate_burst is None else key.rate_burst
         most = self._concurrency if key.concurrency is None else key.concurrency

@@ -168,7 +168,8 @@ async def compile_() -> ASGIApp:
     security=[{"key": []}],
 )
 async def run(combined: bool = True) -> ASGIApp:
-    """Run a program, and return all that is known of it. `combined=false` leaves that member out."""
+    """Run a program, and return all that is known of it. `combined=false` leaves that member
+    out."""
     return runs.RunAnswer(combined=combined)
 
 
@@ -181,7 +182,8 @@ async def run(combined: bool = True) -> ASGIApp:
     security=[{"key": []}],
 )
 async def run_stream(combined: bool = True) -> ASGIApp:
-    """Run a program, and send its output as server-sent events. Closing the connection ends the run."""
+    """Run a program, and send its output as server-sent events. Closing the connection ends the
+    run."""
     return runs.StreamAnswer(combined=combined)
 
 
@@ -245,7 +247,8 @@ async def judge_stream() -> ASGIApp:
     security=[{"key": []}],
 )
 async def session_open() -> ASGIApp:
-    """Open a session: one container that runs many programs, each in a fresh process. Files are kept."""
+    """Open a session: one container that runs many programs, each in a fresh process. Files are
+    kept."""
     return runs.SessionAnswer()
 
 

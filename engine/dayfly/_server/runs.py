@@ -123,7 +123,8 @@ class RunAnswer:
 
 
 class SessionAnswer:
-    """The answer to POST /v1/sessions. Opening one costs what a run costs: a container, and a place in the quotas."""
+    """The answer to POST /v1/sessions. Opening one costs what a run costs: a container, and a place
+    in the quotas."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -171,7 +172,8 @@ class CompileAnswer(RunAnswer):
 
 
 class StreamAnswer(RunAnswer):
-    """The answer to POST /v1/run/stream. Before the program starts, a refusal is a plain problem."""
+    """The answer to POST /v1/run/stream. Before the program starts, a refusal is a plain
+    problem."""
 
     async def answer(self, app: AppContext, context: RequestContext, job: Job, send: Send) -> None:
         """Run the job, and send its events as they come."""
@@ -277,7 +279,8 @@ async def _part(send: Send, data: bytes) -> None:
 
 @contextlib.contextmanager
 def gone_noted(context: RequestContext) -> Iterator[None]:
-    """Note a client that goes away in a block, which ends without an answer: nobody is left to read one."""
+    """Note a client that goes away in a block, which ends without an answer: nobody is left to read
+    one."""
     try:
         yield
     except ClientGone:

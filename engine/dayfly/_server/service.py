@@ -1,8 +1,9 @@
-"""The sandbox behind the server: started and started again until it stands, looked after, run in, and closed. Nothing here knows HTTP.
+"""The sandbox behind the server: started and started again until it stands, looked after, run in,
+and closed. Nothing here knows HTTP.
 
-A sandbox is started once (`AsyncSandbox.initialize`), so each try makes a new one. While none stands, runs raise NotReady with the
-reason. Readiness is a fact kept up to date by one task, which asks the engine every few seconds: whoever reads it, however often, costs
-the engine nothing.
+A sandbox is started once (`AsyncSandbox.initialize`), so each try makes a new one. While none
+stands, runs raise NotReady with the reason. Readiness is a fact kept up to date by one task, which
+asks the engine every few seconds: whoever reads it, however often, costs the engine nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ log = logging.getLogger("dayfly.server")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds between two tries to start."""
 REFILL = 5.0
-"""Seconds that the pool may be empty, between one run and the next container, before the server is not ready."""
+"""Seconds that the pool may be empty, between one run and the next container, before the server is
+not ready."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the engine, and how long one may take."""
 
@@ -101,7 +103,8 @@ class Service:
         self._task.add_done_callback(self._died)
 
     async def stop(self) -> None:
-        """End what still runs, and remove every container. Bounded in time by the sandbox's own bound."""
+        """End what still runs, and remove every container. Bounded in time by the sandbox's own
+        bound."""
         self._reason = "the server is stopping"
         if self._task is not None:
             self._task.remove_done_callback(self._died)
@@ -191,7 +194,8 @@ class Service:
 
     @property
     def not_ready(self) -> str | None:
-        """Why runs cannot be taken, or None if they can: the engine answers, and a container is warm or at work, or was a moment ago."""
+        """Why runs cannot be taken, or None if they can: the engine answers, and a container is
+        warm or at work, or was a moment ago."""
         stats = self.stats()
         if stats is None or self._reason:
             return self._reason or "the sandbox is being started"
@@ -233,8 +237,9 @@ class Service:
         """Run a job for a key, in a container of its own or in a session, which waits in no queue.
 
         `on_start` is told the milliseconds in the queue, once. `clean` as for AsyncSession.run.
-        `wait_seconds`: time in the queue at most; None: `queue_timeout_ms`.
-        Raises what AsyncSandbox.run raises (a ValueError becomes a problem), and NotReady. Cancelling it ends the run.
+        `wait_seconds`: time in the queue at most; None: `queue_timeout_ms`. Raises what
+        AsyncSandbox.run raises (a ValueError becomes a problem), and NotReady. Cancelling it ends
+        the run.
         """
         begun = time.monotonic()
         queue_ms = -1.0
@@ -274,7 +279,8 @@ class Service:
     async def open_session(
         self, key: str, *, max_runs: int, max_seconds: float, idle_seconds: float
     ) -> tuple[AsyncSession, Callable[[], None]]:
-        """Open a session for a key, and return it with what gives its container's slot back when it has ended.
+        """Open a session for a key, and return it with what gives its container's slot back when it
+        has ended.
 
         It waits its turn as a run does, and raises what `run` raises before a program is delivered.
         """

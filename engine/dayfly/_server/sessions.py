@@ -1,8 +1,8 @@
 """The sessions that clients have open: whose they are, how many there may be, and why they ended.
 
 A session holds one container of the pool while it is open. There are never as many sessions as
-containers, so single runs go on. A session belongs to the key that opened it; for any other key there
-is no such session. Nothing here knows HTTP but by its problems.
+containers, so single runs go on. A session belongs to the key that opened it; for any other key
+there is no such session. Nothing here knows HTTP but by its problems.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Sessions:
             session, give_back = await self._service.open_session(key, max_runs=int(runs), max_seconds=seconds, idle_seconds=idle)
             one = OpenSession(key, session)
             self._open[one.id] = one
-            # The place and the container's slot are held until the session has ended, whatever ends it.
+            # The place and the container's slot are held until the session has ended, whatever ends
+            # it.
             place.callback(give_back)
             held = place.pop_all()
         watch = asyncio.create_task(self._watch(one, held), name="dayfly server: session")

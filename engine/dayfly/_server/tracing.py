@@ -1,7 +1,9 @@
-"""OpenTelemetry spans for who asked for them (`traces`, the extra `otel`): one for each request, and one for each run within it.
+"""OpenTelemetry spans for who asked for them (`traces`, the extra `otel`): one for each request,
+and one for each run within it.
 
-Without `traces` nothing of OpenTelemetry is imported and a span costs an `if`. Spans carry names, numbers and outcomes, never a program
-or its output. Where to export to is for OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME) to say.
+Without `traces` nothing of OpenTelemetry is imported and a span costs an `if`. Spans carry names,
+numbers and outcomes, never a program or its output. Where to export to is for OpenTelemetry's own
+variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME) to say.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from .config import ConfigError
 
 
 class Tracing:
-    """Makes spans, or nothing. ConfigError if spans are wanted and OpenTelemetry is not installed."""
+    """Makes spans, or nothing. ConfigError if spans are wanted and OpenTelemetry is not
+    installed."""
 
     def __init__(self, *, wanted: bool) -> None:
         self._tracer: Any = None
@@ -35,7 +38,8 @@ class Tracing:
 
     @contextmanager
     def request(self, name: str, headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """A server span, a child of the caller's where its headers say so. What is put into the dict becomes its attributes."""
+        """A server span, a child of the caller's where its headers say so. What is put into the
+        dict becomes its attributes."""
         attributes: dict[str, Any] = {}
         if self._tracer is None:
             yield attributes
