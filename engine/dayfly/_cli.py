@@ -359,7 +359,8 @@ def judge(
 ) -> None:
     """Judge one submission by many cases, and show each case's verdict as it is known.
 
-    The exit code is 0 only if it is accepted; 1: any other verdict; 125: the sandbox or the checker failed.
+    The exit code is 0 only if it is accepted; 1: any other verdict; 125: the sandbox or the checker
+    failed.
     """
     from ._judge_view import View
     from .judge._cases import CaseLimits
@@ -389,7 +390,8 @@ def judge(
 
 
 def _cases(path: str) -> Cases:
-    """The cases of a folder, or of a JSON file: our own form, LiveCodeBench's, or SandboxFusion's."""
+    """The cases of a folder, or of a JSON file: our own form, LiveCodeBench's, or
+    SandboxFusion's."""
     from .judge._sources import Cases
 
     if Path(path).is_dir():

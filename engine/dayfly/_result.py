@@ -1,6 +1,8 @@
-"""What a program did. Every field is a fact of the kernel or of the host, none a claim of the program.
+"""What a program did. Every field is a fact of the kernel or of the host, none a claim of the
+program.
 
-`Outcome` is decided in one place, `verdict`, by a table of priorities in which the host's own observations come first.
+`Outcome` is decided in one place, `verdict`, by a table of priorities in which the host's own
+observations come first.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Piece(msgspec.Struct, frozen=True):
     stream: Stream
     data: bytes
     text: str
-    """`data` decoded as UTF-8, a character that is cut by the piece's end being left to the next one. May be empty."""
+    """`data` decoded as UTF-8, a character that is cut by the piece's end being left to the next
+    one. May be empty."""
 
 
 OnOutput = Callable[[Piece], None]
@@ -64,7 +67,8 @@ class SkippedFile(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False, dict=True):
-    """What one run gave. Its JSON form has the documented names: `stdout`, `stderr`, `combined`, `isError`, `timedOut`."""
+    """What one run gave. Its JSON form has the documented names: `stdout`, `stderr`, `combined`,
+    `isError`, `timedOut`."""
 
     outcome: Outcome
     stdout: str
@@ -79,9 +83,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     exit_code: int | None
     """0 to 255, or None where a signal ended it, or nothing is known of its end."""
     signal: int | None
-    """Number of the signal that ended it, SIGKILL (9) where dayfly or the kernel killed it; else None."""
+    """Number of the signal that ended it, SIGKILL (9) where dayfly or the kernel killed it; else
+    None."""
     stdout_truncated: bool | None
-    """Whether output over the limit was dropped. None where that is not known: the host judged alone."""
+    """Whether output over the limit was dropped. None where that is not known: the host judged
+    alone."""
     stderr_truncated: bool | None
     stdout_dropped: int = 0
     """Bytes over the limit, as far as they were counted."""
@@ -109,27 +115,33 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     cpu_ms: float | None = None
     """Processor time of the whole container during the run; None where it is not known."""
     peak_memory_bytes: int | None = None
-    """Largest memory use of the container, the runner's own included; None where it is not known."""
+    """Largest memory use of the container, the runner's own included; None where it is not
+    known."""
     max_rss_bytes: int | None = None
-    """Largest resident set of one process of the program; starts at what was preloaded. None where it is not known."""
+    """Largest resident set of one process of the program; starts at what was preloaded. None where
+    it is not known."""
     oom_kills: int | None = None
     """Processes that the kernel killed for want of memory; the program may have survived some."""
     stdout_raw: bytes | None = None
-    """The bytes of stdout where they are not UTF-8; else None. `stdout_bytes` has them in any case."""
+    """The bytes of stdout where they are not UTF-8; else None. `stdout_bytes` has them in any
+    case."""
     stderr_raw: bytes | None = None
 
     @functools.cached_property
     def messages(self) -> list[Any]:
-        """What the program sent with `sandbox.send`, in order. Decoded when this is first read, and kept."""
+        """What the program sent with `sandbox.send`, in order. Decoded when this is first read, and
+        kept."""
         return [msgspec.json.decode(text) for text in self.messages_raw]
 
     @functools.cached_property
     def displays(self) -> list[Any]:
-        """What the program showed, in order: MIME type to content. Decoded when this is first read, and kept."""
+        """What the program showed, in order: MIME type to content. Decoded when this is first read,
+        and kept."""
         return [msgspec.json.decode(text) for text in self.displays_raw]
 
     def to_json(self, *, combined: bool = True) -> bytes:
-        """Return the JSON form. Without `combined` it is a third smaller: that text is stdout and stderr once more."""
+        """Return the JSON form. Without `combined` it is a third smaller: that text is stdout and
+        stderr once more."""
         if combined:
             return msgspec.json.encode(self)
         fields = msgspec.structs.fields(Result)
@@ -147,7 +159,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
 
 
 MESSAGE_DEPTH = 100
-"""Arrays and objects inside each other, at most, in one message. A reader's own JSON decoder may bear no more than some hundred."""
+"""Arrays and objects inside each other, at most, in one message. A reader's own JSON decoder may
+bear no more than some hundred."""
 
 # A number that may be infinite, or have more digits than Python converts.
 _HUGE = re.compile(rb"(?<![0-9.eE+])-?(?:[0-9]{200,}[0-9.eE+-]*|[0-9.]+[eE]\+?[0-9]{3,})")
@@ -180,7 +193,8 @@ def is_json(data: bytes) -> bool:
 
 
 def without_strings(data: bytes) -> bytes:
-    """Valid JSON without its strings. First without escapes, so that every quote is an end of one."""
+    """Valid JSON without its strings. First without escapes, so that every quote is an end of
+    one."""
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
     return b"".join(plain.split(b'"')[::2])
 
@@ -188,7 +202,8 @@ def without_strings(data: bytes) -> bytes:
 def _is_deep(data: bytes) -> bool:
     """Whether valid JSON is nested deeper than MESSAGE_DEPTH.
 
-    It counts the brackets of a block at once. Only a block that could pass the bound is looked at in detail.
+    It counts the brackets of a block at once. Only a block that could pass the bound is looked at
+    in detail.
     """
     brackets = without_strings(data).translate(_STEP, _ALL_BUT_BRACKETS)
     depth = 0
@@ -221,7 +236,8 @@ class Recorder:
     def __init__(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {"stdout": decoder("replace"), "stderr": decoder("replace")}
-        # One growing buffer each: a program may write its output byte by byte, and a million pieces would be a hundred megabytes.
+        # One growing buffer each: a program may write its output byte by byte, and a million pieces
+        # would be a hundred megabytes.
         self._text: dict[Stream, io.StringIO] = {"stdout": io.StringIO(), "stderr": io.StringIO()}
         self._combined: io.StringIO | None = None  # from the moment when both streams have something in them
         self._raw: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
@@ -254,7 +270,8 @@ class Recorder:
         return []
 
     def rest(self) -> list[Piece]:
-        """No more output comes: return what the cut characters at the ends of the streams become, U+FFFD."""
+        """No more output comes: return what the cut characters at the ends of the streams become,
+        U+FFFD."""
         pieces = [Piece(stream, b"", self._decode(stream, b"", final=True)) for stream in self._decoders]
         return [piece for piece in pieces if piece.text]
 
@@ -266,7 +283,8 @@ class Recorder:
             claims.unreadable += 1
 
     def result(self, end: Exit | None, outcome: Outcome, *, wall_ms: float) -> Result:
-        """Return the Result. `end` is None where the host ended the run by itself; `wall_ms` is what it measured then."""
+        """Return the Result. `end` is None where the host ended the run by itself; `wall_ms` is
+        what it measured then."""
         self.rest()
         text = {stream: buffer.getvalue() for stream, buffer in self._text.items()}
         dropped: dict[Stream, int] = {"stdout": end.stdout_dropped if end else 0, "stderr": end.stderr_dropped if end else 0}
@@ -314,12 +332,14 @@ class Recorder:
 
 
 def _unless_same(raw: bytearray, text: str) -> bytes | None:
-    """The bytes, unless they are what the text was decoded from without a loss: what was replaced is U+FFFD now."""
+    """The bytes, unless they are what the text was decoded from without a loss: what was replaced
+    is U+FFFD now."""
     return bytes(raw) if "\N{REPLACEMENT CHARACTER}" in text and raw != text.encode() else None
 
 
 def verdict(end: Exit) -> Outcome:
-    """Return the outcome for an `exit` frame. Kills come first: what the program's status says after one is the kill's doing."""
+    """Return the outcome for an `exit` frame. Kills come first: what the program's status says
+    after one is the kill's doing."""
     if end.timed_out or end.cpu_limited:
         return Outcome.TIMEOUT
     if end.signal == 9 and end.oom_kills:

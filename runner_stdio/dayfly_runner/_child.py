@@ -1,12 +1,14 @@
 """The program's process, from the fork to the moment when the interpreter takes over with main.py.
 
-Runs beside nothing hostile: the program is not there yet. It trusts its parent, reads its orders by marshal (which is
-loaded in every interpreter), and says on a pipe of its own how far it got, so that a failure to set up is never taken
-for the program's. When it returns, or becomes another interpreter by exec, the process must be what a plain start
-would be: descriptors 0, 1, 2 and the message pipe, signals, modules, arguments, environment.
+Runs beside nothing hostile: the program is not there yet. It trusts its parent, reads its orders by
+marshal (which is loaded in every interpreter), and says on a pipe of its own how far it got, so
+that a failure to set up is never taken for the program's. When it returns, or becomes another
+interpreter by exec, the process must be what a plain start would be: descriptors 0, 1, 2 and the
+message pipe, signals, modules, arguments, environment.
 
-With a preload, it imports modules first. In a session it becomes the zygote: it stays as it is, and each program is
-run by a grandchild of its own. The zygote never has a byte of a program or of its input.
+With a preload, it imports modules first. In a session it becomes the zygote: it stays as it is, and
+each program is run by a grandchild of its own. The zygote never has a byte of a program or of its
+input.
 """
 
 # `_signal` is the C half of signal, loaded in every interpreter; the Python half would import enum.
@@ -32,16 +34,19 @@ PROCESSORS = "/sys/devices/system/cpu"
 _COUNTS = ("online", "possible", "present")
 
 _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "HOME", "MALLOC_", "GLIBC_", "LOCPATH")
-"""Names of the environment that begin so act while an interpreter, or its C library, starts: a warm one is too late."""
+"""Names of the environment that begin so act while an interpreter, or its C library, starts: a warm
+one is too late."""
 
 _PR_SET_DUMPABLE = 4
 
 
 def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
-    """Set up this process as the program's, wait for the orders, carry them out. Return, or exec; exit on a failure.
+    """Set up this process as the program's, wait for the orders, carry them out. Return, or exec;
+    exit on a failure.
 
-    `pipes` are our ends of stdin, stdout, stderr, the message pipe, the orders and the progress pipe; `modules` are the
-    names of the modules that the program is to find, to which the preloaded ones are added.
+    `pipes` are our ends of stdin, stdout, stderr, the message pipe, the orders and the progress
+    pipe; `modules` are the names of the modules that the program is to find, to which the preloaded
+    ones are added.
     """
     progress = pipes[5]
     try:
@@ -92,7 +97,8 @@ def _settle(pipes: "tuple[int, ...]") -> "list[str]":
         os.close(source)
     for name in os.listdir("/proc/self/fd"):
         try:
-            # What came through exec has no close-on-exec flag; what Python opened, like the .pth file being read, has it.
+            # What came through exec has no close-on-exec flag; what Python opened, like the .pth
+            # file being read, has it.
             if int(name) not in kept and os.get_inheritable(int(name)):
                 os.close(int(name))
         except OSError:
@@ -114,7 +120,8 @@ def _set_score(score: bytes) -> "list[str]":
 
 
 def _show_processors() -> "list[str]":
-    """Tell the C library how many processors there are, where a tmpfs hides the host's own files."""
+    """Tell the C library how many processors there are, where a tmpfs hides the host's own
+    files."""
     count = os.environ.get("PYTHON_CPU_COUNT", "")
     if not count.isdigit() or not os.path.isdir(PROCESSORS) or os.listdir(PROCESSORS):
         return []
@@ -152,7 +159,8 @@ def _read(file: int, size: int) -> bytes:
 
 
 def _prepare(order: "dict[str, Any]", modules: "set[str]") -> "tuple[str, list[str]] | None":
-    """Set limits, arguments, environment. Return None, or (path, argv) of another interpreter to be."""
+    """Set limits, arguments, environment. Return None, or (path, argv) of another interpreter to
+    be."""
     args, env, limit = order["args"], order["env"], order["open_files"]
     if any("\0" in arg for arg in args):
         raise ValueError("an argument has a null character")
@@ -185,7 +193,8 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _import(name: str, modules: "set[str]") -> None:
-    """Import a module for the program, and note what it brings. Ours are out of sight: it is to have its own."""
+    """Import a module for the program, and note what it brings. Ours are out of sight: it is to
+    have its own."""
     loaded = sys.modules
     ours = {other: loaded.pop(other) for other in set(loaded) - modules}
     try:
@@ -196,7 +205,8 @@ def _import(name: str, modules: "set[str]") -> None:
 
 
 def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> None:
-    """Import what every program is to find. ImportError if a fork would not carry it, or a program would meet it unasked."""
+    """Import what every program is to find. ImportError if a fork would not carry it, or a program
+    would meet it unasked."""
     streams = [os.dup(file) for file in (0, 1, 2)]
     null = os.open("/dev/null", os.O_RDWR)
     for file in (0, 1, 2):
@@ -218,13 +228,15 @@ def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> None:
         os.close(stream)
     gc.collect()
     _end.arm(end, modules)
-    # What is there stays out of the collector's way: it would write to every page that is shared, and take its time at the end.
+    # What is there stays out of the collector's way: it would write to every page that is shared,
+    # and take its time at the end.
     gc.freeze()
     gc.enable()
 
 
 def _surroundings() -> "dict[str, Any]":
-    """Return what an import may leave behind that a fork does not carry, or that is nobody's business but the program's."""
+    """Return what an import may leave behind that a fork does not carry, or that is nobody's
+    business but the program's."""
     try:
         os.waitpid(-1, os.WNOHANG)
         children = True
@@ -272,7 +284,8 @@ def _handler(number: int) -> object:
 
 
 def _seed(seed: "int | None", modules: "set[str]") -> None:
-    """Seed the random generators that the program finds: afresh, since a fork shares them, or with what was asked for."""
+    """Seed the random generators that the program finds: afresh, since a fork shares them, or with
+    what was asked for."""
     if seed is not None:
         _import("random", modules)
     loaded = sys.modules
@@ -286,7 +299,8 @@ def _seed(seed: "int | None", modules: "set[str]") -> None:
 
 
 def _serve_as_zygote(address: bytes, score: bytes, pipes: "tuple[int, ...]") -> "tuple[int, ...]":
-    """Fork a grandchild for each set of pipes that process 1 sends; return those pipes in the grandchild only."""
+    """Fork a grandchild for each set of pipes that process 1 sends; return those pipes in the
+    grandchild only."""
     # The C halves: see _parent for why.
     import _ctypes
     import _socket

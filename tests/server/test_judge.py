@@ -124,7 +124,7 @@ def test_what_cannot_be_judged_is_refused(web: httpx.Client, route: str, body: d
     assert says in answer.json()["detail"]
 
 
-def test_a_request_of_many_values_is_refused_before_they_are_built(web: httpx.Client) -> None:
+def test_a_request_of_many_values_is_refused_unbuilt(web: httpx.Client) -> None:
     text = '{"code": "1", "cases": {"cases": [' + "{}," * 600_000 + "{}]}}"
     answer = web.post("/v1/judge", content=text, headers={"Content-Type": "application/json"})
     assert (answer.status_code, "JSON values; 500,000 are allowed" in answer.json()["detail"]) == (422, True)

@@ -18,7 +18,8 @@ class CaseSets:
         self._sets: OrderedDict[tuple[str, str], tuple[Cases, int]] = OrderedDict()
 
     def keep(self, key: str, id: str, cases: Cases, size: int) -> None:  # noqa: A002 - the API's own word
-        """Keep a set that took `size` bytes as JSON. Problem 413 if it is larger than all may be together."""
+        """Keep a set that took `size` bytes as JSON. Problem 413 if it is larger than all may be
+        together."""
         if size > self._most:
             raise Problem(413, "too-large", "The cases are too large", f"they are {size:,} bytes; case_sets_bytes is {self._most:,}")
         self._forget((key, id))

@@ -1,7 +1,9 @@
-"""POST /v1/judge, /v1/judge/stream and /v1/cases: many cases for one submission, as ASGI applications.
+"""POST /v1/judge, /v1/judge/stream and /v1/cases: many cases for one submission, as ASGI
+applications.
 
-A judging waits for one turn, as a run does. More containers it takes only where they are free and nobody waits. A
-set of cases may be sent once and then be named by its hash; sets are kept in memory, up to a bound, each for its key.
+A judging waits for one turn, as a run does. More containers it takes only where they are free and
+nobody waits. A set of cases may be sent once and then be named by its hash; sets are kept in
+memory, up to a bound, each for its key.
 """
 
 from __future__ import annotations
@@ -152,7 +154,8 @@ class JudgeAnswer:
 
 
 def _checked(wanted: JudgeRequest, cases: Cases, config: Config) -> tuple[bytes, dict[str, Any]]:
-    """Return the code, and the options of Service.judge. Problem for what this server does not give."""
+    """Return the code, and the options of Service.judge. Problem for what this server does not
+    give."""
     if (wanted.code is None) == (wanted.code_bytes is None):
         raise invalid("give one of code and codeBytes")
     if wanted.cases is not None and wanted.case_set is not None:

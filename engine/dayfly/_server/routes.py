@@ -202,7 +202,8 @@ async def run_stream(combined: bool = True) -> ASGIApp:
     security=[{"key": []}],
 )
 async def cases() -> ASGIApp:
-    """Keep a set of cases in memory, for many judgings. The ones used longest ago are forgotten first."""
+    """Keep a set of cases in memory, for many judgings. The ones used longest ago are forgotten
+    first."""
     return judging.CasesAnswer()
 
 
@@ -228,7 +229,8 @@ async def judge() -> ASGIApp:
     security=[{"key": []}],
 )
 async def judge_stream() -> ASGIApp:
-    """Run a submission on many cases, and send each case's result as it is known. Closing the connection ends the judging."""
+    """Run a submission on many cases, and send each case's result as it is known. Closing the
+    connection ends the judging."""
     return judging.JudgeAnswer(stream=True)
 
 

@@ -209,7 +209,8 @@ class StreamAnswer(RunAnswer):
 
 
 async def send_events(work: asyncio.Future[Any], events: asyncio.Queue[bytes], send: Send) -> None:
-    """Send events as they come, until the work is done. What it raises before the first one is raised."""
+    """Send events as they come, until the work is done. What it raises before the first one is
+    raised."""
     begun = False
     while not (begun and work.done() and events.empty()):
         given = asyncio.ensure_future(events.get())

@@ -311,8 +311,8 @@ class Service:
     ) -> JudgeResult:
         """Judge a submission for a key, in as many containers as are free, `concurrency` at most.
 
-        It waits for one turn as a run does; `on_start` is told for how many milliseconds. Raises what `run` raises
-        before a program is delivered. Cancelling it ends the judging.
+        It waits for one turn as a run does; `on_start` is told for how many milliseconds. Raises
+        what `run` raises before a program is delivered. Cancelling it ends the judging.
         """
         begun = time.monotonic()
         told: JudgeResult | None = None

@@ -55,7 +55,8 @@ class Turns:
         return give_back
 
     def spare(self, key: str) -> Callable[[], None] | None:
-        """Take one more turn for a key that has one, if it is free and nobody waits; return what gives it back."""
+        """Take one more turn for a key that has one, if it is free and nobody waits; return what
+        gives it back."""
         if self._queues or not self._free(key):
             return None
         self._grant(key)
