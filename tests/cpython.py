@@ -43,6 +43,7 @@ READ_ONLY, NO_EXEC, FILE_SIZE, NO_TERMINALS, IPV6, SENDFILE = (
     *("the image is read-only", "noexec", "file size", "no terminals", "IPv6 loopback", "os.sendfile"),
 )
 EXPECTED = {
+    "test_asyncio": f"{IPV6}, UDP, {SENDFILE}, {NO_TERMINALS}, buffers of TCP",
     "test_builtin": NO_TERMINALS,
     "test_eintr": "record locks",
     "test_ftplib": f"{IPV6}, out-of-band data",
