@@ -189,15 +189,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
         """Standard input as bytes."""
         return self.stdin_bytes if self.stdin_bytes is not None else _bytes(self.stdin)
 
-    def job(self, source: bytes) -> jobs.Job:
-        """Return the Job that runs the submission as this case wants it, without a call."""
-        return jobs.Job(
-            code=source,
-            stdin_bytes=self.input,
-            args=self.args,
-            files=self.files,
-            files_text=self.files_text,
-        )
+    def job(self, source: str | bytes, **changes: Any) -> jobs.Job:
+        """Return the Job that runs a program with this case's input."""
+        given = {"stdin_bytes": self.input, "args": self.args, "files": self.files, "files_text": self.files_text}
+        return jobs.Job(code=source, **{**given, **changes})
 
 
 def _bytes(text: str | bytes | None) -> bytes:

@@ -148,8 +148,7 @@ class Judging:
         if self._paired and sandbox.max_containers < 2:
             raise ValueError("a checker that is a program runs in a container of its own; set max_containers to 2 or more")
         # Whatever cannot be sent is refused before any container is touched.
-        for case in self._cases:
-            self._request(case)
+        self._requests = [self._request(case) for case in self._cases]
         self._found: dict[int, CaseResult] = {}
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._told = 0
@@ -254,7 +253,7 @@ class Judging:
                     continue
                 with anyio.CancelScope() as scope:
                     self._scopes[index] = scope
-                    self._found[index] = await self._judge(containers, self._cases[index])
+                    self._found[index] = await self._judge(containers, index)
                 del self._scopes[index]
                 # One that was cancelled is skipped for what an earlier one did: it decides nothing.
                 accepted = scope.cancelled_caught or self._found[index].verdict is Verdict.ACCEPTED
@@ -264,11 +263,12 @@ class Judging:
         except Exception as error:  # noqa: BLE001 - raised when the other workers have ended
             self._fail(error)
 
-    async def _judge(self, containers: Containers, case: Case) -> CaseResult:
+    async def _judge(self, containers: Containers, index: int) -> CaseResult:
+        case = self._cases[index]
         result: Result | None = None
         answer: Answer | None = None
         try:
-            result = await self._run(containers.submission, self._request(case))
+            result = await self._run(containers.submission, self._requests[index])
             if may_be_invalid(result) and not self._syntax_checked:
                 await self._check_syntax(containers.submission)
             verdict = verdict_of(result, None)

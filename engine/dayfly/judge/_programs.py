@@ -11,8 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
 from dayfly._job import Job
 from dayfly._result import Outcome, Result
 
@@ -189,11 +187,10 @@ AnyChecker = BuiltIn | Program
 def submission_job(case: Case, source: bytes, *, timeout_ms: float, cpu_limit_ms: float | None) -> Job:
     """Return the job that runs the submission for a case."""
     harness = case.harness
-    job = case.job(source if harness is None else HARNESS.encode())
-    job = msgspec.structs.replace(job, v3=True, timeout_ms=timeout_ms, cpu_limit_ms=cpu_limit_ms)
     if harness is None:
-        return job
-    return msgspec.structs.replace(job, files={**job.files, SUBMISSION: source}, data=harness)
+        return case.job(source, v3=True, timeout_ms=timeout_ms, cpu_limit_ms=cpu_limit_ms)
+    files = {**case.files, SUBMISSION: source}
+    return case.job(HARNESS, v3=True, timeout_ms=timeout_ms, cpu_limit_ms=cpu_limit_ms, files=files, data=harness)
 
 
 def syntax_job(source: bytes) -> Job:
