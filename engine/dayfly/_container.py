@@ -416,6 +416,12 @@ class Container:
             self._tasks.start_soon(self._feed)
         return self._execution
 
+    def feed(self, data: bytes) -> None:
+        """Give a program whose request is live more standard input; b"" is its end. Never waits."""
+        self._dialogue.feed(data)
+        if self._tasks is not None and self._execution is not None and not self._execution.over:
+            self._tasks.start_soon(self._feed)
+
     def stop(self) -> None:
         """In a session: end the program that runs, and keep the container. Never waits."""
         if self._execution is None or self._execution.over or self._tasks is None:

@@ -125,7 +125,7 @@ class Dialogue:
         self._file: str | None = None
         self._names: set[str] = set()
         self._stdin = memoryview(b"")
-        self._stdin_open = False
+        self._stdin_open = self._stdin_live = False
         self._credit = 0
         self._stop = False
 
@@ -168,6 +168,7 @@ class Dialogue:
         self._frames.limit = max(FRAME_SIZE, 1_024 + -(-max(run.message_limit, run.display_limit) * 4 // 3))
         self._stdin = memoryview(request.stdin)
         self._stdin_open = False
+        self._stdin_live = request.live
         self._credit = STDIN_WINDOW
         self._stop = False
         return self._handing_over(frame(body), request)
@@ -191,6 +192,16 @@ class Dialogue:
         bytes."""
         self._stop = self._in_session and self.state in (State.HANDED, State.RUNNING, State.COLLECTING)
 
+    def feed(self, data: bytes) -> None:
+        """Add standard input to a program whose request is live; b"" is its end.
+
+        `outgoing` returns the bytes.
+        """
+        if data:
+            self._stdin = memoryview(bytes(self._stdin) + data)
+        else:
+            self._stdin_live = False
+
     def outgoing(self) -> bytes:
         """Return the next bytes to send beside `run`: standard input that the runner has asked for,
         and `stop`. b"" where there are none.
@@ -201,11 +212,11 @@ class Dialogue:
             self._stop = self._stdin_open = False
             return frame(encode(Stop()))
         ready = bytearray()
-        while self._stdin_open and self._credit and len(ready) < WRITE_SIZE:
+        while self._stdin_open and self._credit and len(ready) < WRITE_SIZE and (self._stdin or not self._stdin_live):
             size = min(PIECE_SIZE, self._credit)
             piece, self._stdin = self._stdin[:size], self._stdin[size:]
             self._credit -= len(piece)
-            self._stdin_open = len(self._stdin) > 0
+            self._stdin_open = len(self._stdin) > 0 or self._stdin_live
             ready += frame(encode(Stdin(data=bytes(piece), last=not self._stdin_open)))
         return bytes(ready)
 

@@ -102,6 +102,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[tuple[str, bytes], ...]
     """Path and content, `main.py` among them."""
     stdin: bytes = b""
+    live: bool = False
+    """More standard input comes while the program runs, until it is closed."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -218,6 +218,14 @@ class AsyncSession:
             self._busy = False
             self._rest()
 
+    def feed(self, data: bytes) -> None:
+        """Internal: give the program that runs more input, if its request is live.
+
+        b"" is the end of it.
+        """
+        if self._lease is not None:
+            self._lease.worker.feed(data)
+
     async def _usable(self, wanted: Request) -> Container:
         """Return the container. A program that wants no files of earlier ones gets a new one if
         need be."""

@@ -27,6 +27,7 @@ from dayfly.judge import (
     Cases,
     Exact,
     Group,
+    Interactor,
     JudgeResult,
     Program,
     Tokens,
@@ -247,6 +248,55 @@ def test_a_checker_of_the_kattis_protocol(sandbox: Sandbox) -> None:
 def test_a_checker_program_needs_two_containers() -> None:
     with Sandbox(max_containers=1) as sandbox, pytest.raises(ValueError, match="max_containers"):
         sandbox.judge(ADD_ONE, numbers(1), checker=Program(code=SAME))
+
+
+GUESS = """\
+low, high = 1, 1_000_000
+while True:
+    middle = (low + high) // 2
+    print(middle, flush=True)
+    said = input()
+    if said == "yes": break
+    low, high = (middle + 1, high) if said == "higher" else (low, middle - 1)
+"""
+KEEPER = """\
+import sys
+number = int(open(sys.argv[1]).read())
+for _ in range(30):
+    guess = int(input())
+    print("yes" if guess == number else "higher" if guess < number else "lower", flush=True)
+    if guess == number:
+        sys.exit(0)
+sys.stderr.write("too many guesses")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        (GUESS, Verdict.ACCEPTED),
+        (GUESS.replace("(low + high) // 2", "low"), Verdict.WRONG_ANSWER),
+        ("input()", Verdict.TIME_LIMIT),
+        ("1 / 0", Verdict.RUNTIME_ERROR),
+        ("print('x', flush=True); input()", Verdict.JUDGE_ERROR),
+        ("pass", Verdict.JUDGE_ERROR),
+    ],
+)
+def test_two_programs_talk(sandbox: Sandbox, code: str, verdict: Verdict) -> None:
+    cases = [Case(stdin=str(number)) for number in (600_000, 777_777)]
+    told = sandbox.judge(code, cases, checker=Interactor(code=KEEPER), limits=CaseLimits(wall_ms=5_000), concurrency=2)
+    assert verdicts(told) == [verdict.value] * 2, told
+
+
+def test_a_conversation_is_kept_up_to_a_bound(sandbox: Sandbox) -> None:
+    told = sandbox.judge(GUESS, [Case(stdin="750000")], checker=Interactor(code=KEEPER))
+    assert told.cases[0].transcript == "> 500000\n< higher\n> 750000\n< yes\n"
+    flood = "while True: print('x' * 1_000)"
+    listener = "import sys\nfor line in sys.stdin: pass\nsys.exit(1)"
+    one = sandbox.judge(flood, [Case()], checker=Interactor(code=listener), limits=CaseLimits(output_bytes=500_000)).cases[0]
+    assert one.verdict is Verdict.OUTPUT_LIMIT
+    assert len(one.transcript) == 4_096
 
 
 def test_many_judgings_with_programs_do_not_wait_for_each_other() -> None:

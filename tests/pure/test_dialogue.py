@@ -377,6 +377,24 @@ def test_standard_input_goes_out_as_far_as_the_runner_wants_it() -> None:
     assert [frame["last"] for frame in first + more + rest] == [False] * (len(first + more + rest) - 1) + [True]
 
 
+def test_live_input_goes_out_as_it_comes_until_its_end() -> None:
+    dialogue = drive(State.WARM)
+    handed = b"".join(dialogue.run(msgspec.structs.replace(REQUEST, stdin=b"", live=True), RUN_TOKEN))
+    assert [one["type"] for one in spoken(handed)] == ["run", "put"]
+    assert dialogue.outgoing() == b""
+    dialogue.feed(b"a")
+    dialogue.feed(b"b")
+    assert spoken(dialogue.outgoing()) == [{"type": "stdin", "data": "YWI=", "last": False}]
+    dialogue.feed(bytes(STDIN_WINDOW))
+    assert len(content(spoken(dialogue.outgoing()))) == STDIN_WINDOW - 2
+    dialogue.feed(b"")
+    assert dialogue.outgoing() == b""
+    hear(dialogue, wire("started", preloaded=False) + want(10))
+    assert spoken(dialogue.outgoing()) == [{"type": "stdin", "data": "AAA=", "last": True}]
+    dialogue.feed(b"late")
+    assert dialogue.outgoing() == b""
+
+
 def test_standard_input_is_forgotten_when_the_program_has_ended() -> None:
     dialogue = drive(State.IDLE)
     hand(dialogue, stdin=bytes(500_000))

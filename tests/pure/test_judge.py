@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import Job, Outcome, Result
-from dayfly.judge import Answer, Call, Case, CaseLimits, CaseResult, Cases, Group, Json, Program, Tokens, Verdict, kattis, lcb
+from dayfly.judge import Answer, Call, Case, CaseLimits, CaseResult, Cases, Group, Interactor, Json, Program, Tokens, Verdict, kattis, lcb
 from dayfly.judge._cases import check_cases, check_checkers
 from dayfly.judge._plan import Plan
 from dayfly.judge._programs import HARNESS, NOT_PYTHON, SYNTAX_CHECK, may_be_invalid, returned, submission_job, syntax_job
@@ -287,6 +287,16 @@ def test_a_checker_program_gets_three_files() -> None:
     job = Program(code="x", protocol="kattis").job(CASE, b"out")
     assert (job.args, job.stdin_bytes, job.fetch) == (("input", "answer", "feedback/"), b"out", ("feedback/*.txt",))
     assert isinstance(job, Job)
+
+
+def test_an_interactor_gets_no_output() -> None:
+    job = Interactor(code="x", args=["-a"]).job(CASE)
+    assert job.files == {"checker.py": b"x", "input": b"in", "answer": b"ans"}
+    assert job.args == ("input", "answer", "-a")
+    job = Interactor(code="x", protocol="kattis").job(CASE)
+    assert (job.args, job.stdin_bytes) == (("input", "answer", "feedback/"), b"")
+    told = Interactor(code="x").answer(CASE, result(Outcome.ERROR, exit_code=1, stdout="talk", stderr="why\n"))
+    assert told == Answer(0.0, "why")
 
 
 @pytest.mark.parametrize(

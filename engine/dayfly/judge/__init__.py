@@ -9,7 +9,7 @@ checker=Tokens()) verdict.verdict, verdict.passed, verdict.score
 from ._cases import Call, Case, CaseLimits, Group
 from ._checkers import Answer, Checker, Exact, Floats, Json, Lines, SetEq, Tokens, dmoj, kattis, lcb, sandbox_fusion
 from ._judging import CaseRun
-from ._programs import Program
+from ._programs import Interactor, Program
 from ._sources import Cases
 from ._verdicts import CaseResult, JudgeResult, Verdict
 
@@ -25,6 +25,7 @@ __all__ = [
     "Exact",
     "Floats",
     "Group",
+    "Interactor",
     "Json",
     "JudgeResult",
     "Lines",

@@ -30,8 +30,9 @@ from dayfly._session import MOST_SECONDS, AsyncSession
 from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
 from ._checkers import Answer, Checker, Json, Tokens
 from ._plan import Plan, Stop
-from ._programs import NOT_PYTHON, Program, may_be_invalid, returned, submission_job, syntax_job
+from ._programs import NOT_PYTHON, Interactor, Program, may_be_invalid, returned, submission_job, syntax_job
 from ._sources import Cases
+from ._talk import Talk
 from ._verdicts import CaseResult, JudgeResult, Verdict, report, skipped, verdict_of
 
 log = logging.getLogger("dayfly.judge")
@@ -267,12 +268,24 @@ class Judging:
         case = self._cases[index]
         result: Result | None = None
         answer: Answer | None = None
+        talk: Talk | None = None
         try:
-            result = await self._run(containers.submission, self._requests[index])
+            if isinstance(checker := case.checker or self._checker, Interactor):
+                assert containers.checker is not None
+                wanted = self.sandbox.prepare(checker.job(case), {}, clean=True)
+                talk = Talk(containers.submission, containers.checker)
+                result = await talk.hold(self._requests[index], wanted)
+            else:
+                result = await self._run(containers.submission, self._requests[index])
             if may_be_invalid(result) and not self._syntax_checked:
                 await self._check_syntax(containers.submission)
             verdict = verdict_of(result, None)
-            if verdict is Verdict.ACCEPTED:
+            if talk is not None and isinstance(checker, Interactor):
+                if verdict is Verdict.ACCEPTED or talk.interactor_first:
+                    answer = checker.answer(case, talk.interactor_result)
+                    refused = answer.score == 0.0 and talk.interactor_first
+                    verdict = Verdict.WRONG_ANSWER if refused else verdict_of(result, answer)
+            elif verdict is Verdict.ACCEPTED:
                 if case.harness is not None and returned(result) is None:
                     lost = result.messages_dropped > 0
                     verdict = Verdict.OUTPUT_LIMIT if lost else Verdict.RUNTIME_ERROR
@@ -285,7 +298,9 @@ class Judging:
         except Exception as error:  # noqa: BLE001 - of the sandbox or the checker: nothing is known of the submission
             return self._judge_error(case, result, error)
         share = answer.score if answer is not None else 1.0
-        return self._case_result(case, verdict, result, share=share, feedback=answer.feedback if answer is not None else "")
+        feedback = answer.feedback if answer is not None else ""
+        found = self._case_result(case, verdict, result, share=share, feedback=feedback)
+        return found if talk is None else msgspec.structs.replace(found, transcript=talk.transcript)
 
     def _case_result(self, case: Case, verdict: Verdict, result: Result, *, share: float, feedback: str) -> CaseResult:
         kept = _kept(result, self._keep)
@@ -360,7 +375,7 @@ class Judging:
         value = returned(result) if case.harness is not None else None
         if case.asserts is not None:
             return Answer(1.0 if value == (True,) else 0.0, "" if value == (True,) else "an assertion failed")
-        if isinstance(checker, Program):
+        if isinstance(checker, Program):  # no Interactor comes here
             assert containers.checker is not None
             wanted = self.sandbox.prepare(checker.job(case, output), {}, clean=True)
             return checker.answer(case, await self._run(containers.checker, wanted))

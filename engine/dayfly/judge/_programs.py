@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from dayfly._job import Job
 from dayfly._result import Outcome, Result
 
@@ -180,7 +182,29 @@ def _share(text: str, most: float) -> float:
     return value / most if most else 0.0
 
 
-AnyChecker = BuiltIn | Program
+class Interactor(Program, frozen=True, tag="interactor"):
+    """A checker that talks to the submission: each reads what the other writes to stdout.
+
+    It is a Program, but there is no output to read: its arguments are `input` and `answer`, and
+    with protocol "kattis" `feedback/`. What it writes to stderr is its message. A submission that
+    fails after the interactor has said no is a wrong answer.
+    """
+
+    def job(self, case: Case, output: bytes = b"") -> Job:
+        """Return the job that talks to the submission."""
+        job = super().job(case, output)
+        if self.protocol == "kattis":
+            return job
+        files = {path: content for path, content in job.files.items() if path != "output"}
+        changed: Job = msgspec.structs.replace(job, files=files, args=("input", "answer", *self.args))
+        return changed
+
+    def answer(self, case: Case, result: Result) -> Answer:
+        """See Program. What it wrote to stdout was for the submission."""
+        return super().answer(case, msgspec.structs.replace(result, stdout=""))
+
+
+AnyChecker = BuiltIn | Program | Interactor
 """What JSON may name."""
 
 

@@ -70,6 +70,9 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel", dict
     run to its end."""
     cut: bool = False
     """Whether output was cut from `result`."""
+    transcript: str = ""
+    """With an Interactor: the beginning of what was said, `>` before the submission's lines and `<`
+    before its own."""
     error: str | None = None
     """With `judge_error`: the exception's name and text. `exception` is the exception itself where
     the case was judged here."""
