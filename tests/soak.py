@@ -24,6 +24,7 @@ import secrets
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -409,7 +410,9 @@ class Soak:
             "",
             f"Programs: {programs}.",
         ]
-        return "\n".join([*lines, *(["", "Violations:", *(f"- {text}" for text in self.wrong)] if self.kinds else [])])
+        lines += ["", "Violations:", *(f"- {text}" for text in self.wrong)] if self.kinds else []
+        # RESULTS.md takes the report as it is. Rows of a table keep their lines.
+        return "\n".join(line if line.startswith("|") else textwrap.fill(line, 100) for line in lines)
 
 
 def main() -> int:
