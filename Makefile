@@ -19,7 +19,7 @@ say = @printf '\033[1m[make]\033[0m %s\n'
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
 
-test: setup
+test: setup $(VENV)/frameworks
 	@tools/host test
 	$(say) "the image with Python 2.7, which some tests need"
 	@$(BUILD) --python2 >/dev/null
@@ -71,6 +71,11 @@ $(VENV)/installed: pyproject.toml engine/dayfly/_version.py
 	@python3 -m venv $(VENV)
 	@$(PIP) --upgrade 'pip>=25.1' # knows dependency groups
 	@$(PIP) --editable '.[mcp,otel,server]' --group dev --group reach
+	@touch $@
+
+$(VENV)/frameworks: pyproject.toml
+	$(say) "frameworks that dayfly.adapters is tested with"
+	@$(PIP) --group frameworks
 	@touch $@
 
 # CPython's own test modules, in a plain container and in dayfly: lists each test that differs. Half an hour;

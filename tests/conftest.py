@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from dayfly import __version__
 
-ON_THE_ENGINE = frozenset({"engine", "attacks", "faults", "server"})
+ON_THE_ENGINE = frozenset({"adapters", "engine", "attacks", "faults", "server"})
 """Folders of tests after which no container may be left."""
 GONE_WITHIN = 3.0
 """Seconds. The engine takes a tenth of that to remove a container on an idle machine."""

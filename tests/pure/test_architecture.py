@@ -60,7 +60,7 @@ def table() -> dict[str, int]:
     text = (ROOT / "engine" / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]*) \| ", text.partition("| module |")[2].partition("\n\n")[0], re.MULTILINE)
     names = [(name.rstrip("/"), number) for number, row in enumerate(rows) for name in re.findall(r"`([\w/]+)`", row)]
-    return {name if name in ("__init__", "judge", "remote") else f"_{name}": number for name, number in names}
+    return {name if name in ("__init__", "adapters", "judge", "remote") else f"_{name}": number for name, number in names}
 
 
 # What need not be in a layer below, but is imported inside a function only, and why.
@@ -121,7 +121,7 @@ def test_every_module_has_its_layer_and_every_layer_exists() -> None:
 
 def test_the_architecture_names_every_module_in_this_order() -> None:
     rows = table()
-    assert sorted(rows) == sorted({*modules(), "_image", "_server", "judge"} - {"__main__", "_version"})
+    assert sorted(rows) == sorted({*modules(), "_image", "_server", "adapters", "judge"} - {"__main__", "_version"})
     upwards = [
         (module, other)
         for module in modules()
@@ -278,6 +278,35 @@ def test_the_server_imports_from_below_and_the_public_names(module: str) -> None
                 assert {alias.name for alias in node.names} <= set(dayfly.__all__)
             else:
                 assert node.module in SERVER_MAY_ALSO_USE
+
+
+# Each adapter may use what any host program may, and its own framework. Nothing else in dayfly
+# knows of them.
+ADAPTERS = HOST / "adapters"
+FRAMEWORKS = {"ray": {"ray"}}
+ADAPTERS_MAY_ALSO_USE = {"dayfly._job"}  # what `run` may be called with, and its form in JSON
+
+
+@pytest.mark.parametrize("adapter", FRAMEWORKS)
+def test_an_adapter_uses_the_public_names_and_its_framework(adapter: str) -> None:
+    for name, *_ in imports(ADAPTERS / f"{adapter}.py", "dayfly.adapters"):
+        if name.partition(".")[0] == "dayfly":
+            assert name in ADAPTERS_MAY_ALSO_USE or name.removeprefix("dayfly.") in {"dayfly", *dayfly.__all__}
+        else:
+            assert name in {"msgspec", *FRAMEWORKS[adapter], *TYPING_ONLY, *sys.stdlib_module_names}
+
+
+def test_no_adapter_is_imported_by_dayfly_or_by_another() -> None:
+    assert sorted(FRAMEWORKS) == sorted(file.stem for file in ADAPTERS.glob("*.py") if file.stem != "__init__")
+    for file in HOST.rglob("*.py"):
+        found = {name for name, *_ in imports(file, ".".join(("dayfly", *file.parent.relative_to(HOST).parts)))}
+        assert not [name for name in found if name.startswith("dayfly.adapters")], file
+
+
+def test_dayfly_is_whole_without_its_adapters() -> None:
+    modules = "dayfly.remote, dayfly.judge, dayfly._cli, dayfly._mcp, dayfly._server.app"
+    code = f"import sys; sys.modules['dayfly.adapters'] = None; import {modules}"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
 
 
 def test_importing_dayfly_loads_no_http_client() -> None:

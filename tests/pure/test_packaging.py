@@ -83,7 +83,7 @@ def test_the_readme_of_the_wheel_has_absolute_links(wheel: zipfile.ZipFile) -> N
 
 def test_the_wheel_has_no_extra_for_developers(wheel: zipfile.ZipFile) -> None:
     metadata = email.message_from_bytes(wheel.read(f"dayfly-{dayfly.__version__}.dist-info/METADATA"))
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cli", "judge", "mcp", "otel", "server"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cli", "judge", "mcp", "otel", "ray", "server"}
 
 
 def test_the_runner_in_the_wheel_has_these_files(wheel: zipfile.ZipFile) -> None:
