@@ -1,0 +1,61 @@
+"""The tool `dayfly/python` in a real evaluation of Inspect, with its own mock model, found by its
+entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dayfly import Sandbox
+from dayfly.adapters import inspect_ai as adapter
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect's own
+
+
+@pytest.fixture(autouse=True)
+def _one_sandbox(image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tool's sandbox ends with the interpreter: here it ends with the test."""
+    adapter._sandbox.cache_clear()
+    made: list[Sandbox] = []
+
+    def make(**options: Any) -> Sandbox:
+        made.append(Sandbox(image=image, **options))
+        return made[-1]
+
+    monkeypatch.setattr(adapter, "Sandbox", make)
+    yield
+    assert len(made) == 1
+    made[0].close()
+
+
+def test_an_evaluation_calls_it_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    from inspect_ai import Task, eval  # noqa: A004
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+    from inspect_ai.scorer import includes
+    from inspect_ai.solver import generate, use_tools
+    from inspect_ai.util import registry_create
+
+    tool: Any = registry_create("tool", "dayfly/python", timeout_ms=1_000)
+    codes = ["print(6 * 7)", "1/0", "while True: pass", "import os; os.abort()"]
+    calls = [ModelOutput.for_tool_call("mockllm/model", "python", {"code": code}) for code in codes]
+    outputs = [*calls, ModelOutput.from_content("mockllm/model", "42")]
+    for output in outputs:
+        output.usage = ModelUsage()  # else it counts tokens, by what it would fetch from elsewhere
+    model = get_model("mockllm/model", custom_outputs=outputs)
+    task = Task(dataset=[Sample(input="What is 6 * 7?", target="42")], solver=[use_tools(tool), generate()], scorer=includes())
+    (log,) = eval(task, model=model, display="none")
+    assert log.status == "success", log.error
+    assert log.samples is not None
+    said = [message for message in log.samples[0].messages if message.role == "tool"]
+    assert said[0].text == "42\n"
+    assert "ZeroDivisionError" in said[1].text
+    assert said[2].error is not None
+    assert said[2].error.type == "timeout"
+    assert "signal 6" in said[3].text
+    assert log.results is not None
+    assert log.results.scores[0].metrics["accuracy"].value == 1
