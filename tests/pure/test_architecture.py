@@ -283,7 +283,7 @@ def test_the_server_imports_from_below_and_the_public_names(module: str) -> None
 # Each adapter may use what any host program may, and its own framework. Nothing else in dayfly
 # knows of them.
 ADAPTERS = HOST / "adapters"
-FRAMEWORKS = {"inspect_ai": {"anyio", "inspect_ai"}, "ray": {"ray"}, "smolagents": {"smolagents"}}
+FRAMEWORKS = {"inspect_ai": {"anyio", "inspect_ai"}, "ray": {"ray"}, "smolagents": {"smolagents"}, "verl": set()}
 PROGRAMS = {"__init__", "smolagents_step"}  # the second runs in the container
 ADAPTERS_MAY_ALSO_USE = {"dayfly._job"}  # what `run` may be called with, and its form in JSON
 
@@ -292,7 +292,7 @@ ADAPTERS_MAY_ALSO_USE = {"dayfly._job"}  # what `run` may be called with, and it
 def test_an_adapter_uses_the_public_names_and_its_framework(adapter: str) -> None:
     for name, *_ in imports(ADAPTERS / f"{adapter}.py", "dayfly.adapters"):
         if name.partition(".")[0] == "dayfly":
-            assert name in ADAPTERS_MAY_ALSO_USE or name.removeprefix("dayfly.") in {"dayfly", "remote", *dayfly.__all__}
+            assert name in ADAPTERS_MAY_ALSO_USE or name.removeprefix("dayfly.") in {"dayfly", "judge", "remote", *dayfly.__all__}
         else:
             assert name in {"msgspec", *FRAMEWORKS[adapter], *TYPING_ONLY, *sys.stdlib_module_names}
 

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from dayfly import ContainerLost, Piece, PoolClosed, SessionLost
+from dayfly.judge import Case, Cases, Verdict
 from dayfly.remote import RemoteSandbox
 
 from .conftest import NewServer, Server, servers, wait_for
@@ -226,6 +227,13 @@ def test_a_stream_comes_as_written_and_leaving_it_ends_the_run(site: Site) -> No
         assert running(*site.servers) == 1
         pieces.close()  # type: ignore[attr-defined]
         wait_for(lambda: running(*site.servers) == 0 or None)
+
+
+def test_a_set_of_cases_need_not_be_where_it_was_sent(site: Site) -> None:
+    cases = Cases(cases=[Case(stdin="1", expected="2")])
+    with RemoteSandbox(site.url) as sandbox, ThreadPoolExecutor(6) as threads:
+        told = [*threads.map(lambda _: sandbox.judge("print(int(input()) + 1)", cases), range(12))]
+    assert [one.verdict for one in told] == [Verdict.ACCEPTED] * 12
 
 
 def test_a_client_that_goes_ends_its_run(site: Site) -> None:

@@ -21,7 +21,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,9 +34,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import dayfly
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, EngineUnreachable, Job, PoolClosed, PoolTimeout, Result, Sandbox
 from dayfly._job import RunOptions, as_job, to_json
+from dayfly.judge import Case, Cases, JudgeResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from dayfly.judge._judging import JudgeOptions
 
 log = logging.getLogger("dayfly.adapters.ray")
 
@@ -62,6 +65,10 @@ class SandboxActor:
         """Run a job. Cancelling the call ends its container."""
         return await _answered(self._sandbox.run(msgspec.json.decode(job, type=Job)))
 
+    async def judge(self, code: str | bytes, cases: Sequence[Case] | Cases, options: JudgeOptions) -> bytes:
+        """Judge a submission."""
+        return await _answered(self._sandbox.judge(code, cases, **options))
+
     async def close(self) -> None:
         """Remove all containers."""
         await self._sandbox.close()
@@ -72,12 +79,13 @@ class _Answer(msgspec.Struct):
     messages: list[bytes] = []
     """JSON, which a Result holds as it is: in msgpack it would be no msgpack."""
     displays: list[bytes] = []
+    verdict: JudgeResult | None = None
     error: str = ""
     message: str = ""
     about: dict[str, Any] = {}
 
 
-async def _answered(work: Awaitable[Result | None]) -> bytes:
+async def _answered(work: Awaitable[Result | JudgeResult | None]) -> bytes:
     try:
         result = await work
     except (DayflyError, TypeError, ValueError) as error:
@@ -86,18 +94,33 @@ async def _answered(work: Awaitable[Result | None]) -> bytes:
         return msgspec.msgpack.encode(_Answer(error=kind.__name__, message=str(error), about=about))
     if result is None:
         return msgspec.msgpack.encode(_Answer())
+    if isinstance(result, JudgeResult):
+        return msgspec.msgpack.encode(_Answer(verdict=_plain(result)))
     plain = msgspec.structs.replace(result, messages_raw=[], displays_raw=[])
     return msgspec.msgpack.encode(_Answer(plain, [*map(bytes, result.messages_raw)], [*map(bytes, result.displays_raw)]))
 
 
+def _plain(told: JudgeResult) -> JudgeResult:
+    """Return a report whose results hold no JSON: what a submission sends is no part of a
+    verdict."""
+    cases = [
+        one
+        if one.result is None
+        else msgspec.structs.replace(one, result=msgspec.structs.replace(one.result, messages_raw=[], displays_raw=[]))
+        for one in told.cases
+    ]
+    return msgspec.structs.replace(told, cases=cases)
+
+
 def _read(data: bytes) -> Any:
-    """Return the Result of an answer, None where there is none, or raise its error."""
+    """Return the Result or JudgeResult of an answer, None where there is none, or raise its
+    error."""
     answer = msgspec.msgpack.decode(data, type=_Answer)
     if answer.error:
         kind = {"TypeError": TypeError, "ValueError": ValueError}.get(answer.error) or getattr(dayfly, answer.error)
         raise kind(answer.message, **answer.about)
     if answer.result is None:
-        return None
+        return answer.verdict
     messages, displays = [*map(msgspec.Raw, answer.messages)], [*map(msgspec.Raw, answer.displays)]
     return msgspec.structs.replace(answer.result, messages_raw=messages, displays_raw=displays)
 
@@ -190,8 +213,22 @@ class Fleet:
         Where all are busy it waits, for `queue_timeout_ms` at most. ContainerLost if the node is
         lost.
         """
-        job = as_job(code, **options)
-        flight = self._send(self._take(), job)
+        job = to_json(as_job(code, **options))
+        result: Result = self._call(functools.partial(_run, job))
+        return result
+
+    def judge(self, code: str | bytes, cases: Sequence[Case] | Cases, **options: Unpack[JudgeOptions]) -> JudgeResult:
+        """Judge a submission on the node that has the least to do, where it takes the place of one
+        run. See AsyncSandbox.judge.
+
+        A checker that is a function is run on the node. Messages of the submission do not come
+        back.
+        """
+        verdict: JudgeResult = self._call(lambda actor: actor.judge.remote(code, cases, options))
+        return verdict
+
+    def _call(self, method: Callable[[Any], Any]) -> Any:
+        flight = self._send(self._take(), method)
         try:
             return _result(flight)
         except BaseException:
@@ -225,14 +262,14 @@ class Fleet:
                 while following and len(flying) + len(kept) < 2 * max(1, self.capacity):
                     number, code = following
                     try:
-                        job = as_job(code, **options)
+                        job = to_json(as_job(code, **options))
                     except (TypeError, ValueError) as error:
                         kept[number] = error
                     else:
                         node = self._take(wait=not flying and not kept)
                         if node is None:
                             break
-                        flying[number] = self._send(node, job)
+                        flying[number] = self._send(node, functools.partial(_run, job))
                         flying[number].answer.add_done_callback(functools.partial(_note, ended, number))
                     following = next(numbered, None)
                 if flying and not (turn in kept if ordered else kept):
@@ -270,8 +307,8 @@ class Fleet:
             with self._changed:
                 self._changed.wait(min(left, LOOK_SECONDS))
 
-    def _send(self, node: _Node, job: Job) -> _Flight:
-        reference = node.actor.run.remote(to_json(job))
+    def _send(self, node: _Node, method: Callable[[Any], Any]) -> _Flight:
+        reference = method(node.actor)
         answer: Future[bytes] = reference.future()
         answer.add_done_callback(functools.partial(self._ended, node))
         return _Flight(reference, answer)
@@ -326,6 +363,10 @@ class Fleet:
                 self._changed.notify_all()
 
 
+def _run(job: bytes, actor: Any) -> Any:
+    return actor.run.remote(job)
+
+
 def _note(ended: queue.SimpleQueue[int], number: int, _: Future[bytes]) -> None:
     ended.put(number)
 
@@ -336,20 +377,20 @@ def _is_loss(error: BaseException | None) -> bool:
     return isinstance(error, RayError) and not isinstance(error, (RayTaskError, TaskCancelledError))
 
 
-def _result(flight: _Flight) -> Result:
+def _result(flight: _Flight) -> Any:
     try:
         data = flight.answer.result()
     except RayError as error:
         if _is_loss(error):
             raise ContainerLost(f"the node was lost, or the way to it: {error}", delivered=True) from error
         raise
-    result: Result = _read(data)
-    return result
+    return _read(data)
 
 
 def _outcome(flight: _Flight) -> Result | Exception:
     try:
-        return _result(flight)
+        result: Result = _result(flight)
+        return result
     except Exception as error:  # noqa: BLE001 - it is handed on
         return error
 
