@@ -449,6 +449,7 @@ def mcp(
     preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before each run; may be repeated.")] = None,
     image: Annotated[str, typer.Option(metavar="NAME", help="A runner image.")] = DEFAULT_IMAGE,
     runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
+    keep_files: Annotated[bool, typer.Option("--keep-files", help="Keep files from one call to the next, in one session.")] = False,
     docker_host: DockerHost = None,
 ) -> None:
     """Serve the tool `run_python` to one agent, by the Model Context Protocol over stdin and
@@ -459,7 +460,7 @@ def mcp(
         sys.exit(f"dayfly: this needs {missing.name}, which is not installed: pip install 'dayfly[mcp]'")
     with _told(FAILED):
         sandbox = AsyncSandbox(pool_size, timeout_ms, memory_mb, image=image, runtime=runtime, docker_host=docker_host, preload=preload)
-        _mcp.main(sandbox, max_seconds=max_timeout_ms / 1_000)
+        _mcp.main(sandbox, max_seconds=max_timeout_ms / 1_000, keep_files=keep_files)
 
 
 @app.command()

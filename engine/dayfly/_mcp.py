@@ -1,7 +1,8 @@
 """The tools of `dayfly mcp` and of `/mcp` on the server, on the official SDK (the extra `mcp`).
 
 What a program did, a failure of its own among it, is a result that the model reads. A failure of
-the sandbox is a protocol error, which it does not see. Nothing persists from one call to the next.
+the sandbox is a protocol error, which it does not see. Nothing persists from one call to the next,
+but files where `--keep-files` asks for it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from mcp.types import (
 )
 from pydantic import BaseModel, Field
 
-from ._errors import DayflyError
+from ._errors import DayflyError, SessionLost
 from ._job import Job
 from ._result import Outcome, Result
 from ._sandbox import AsyncSandbox
+from ._session import MOST_SECONDS, AsyncSession
 from ._version import __version__
 
 INTERNAL_ERROR = -32603
@@ -69,12 +71,16 @@ class RunOutput(BaseModel):
     messages: list[Any]
 
 
-def described(*, python: str, memory_mb: float, max_seconds: float) -> str:
+_NOTHING_KEPT = "Each call is a new interpreter: no variable, import or file is left from an earlier call."
+_FILES_KEPT = "Each call is a new interpreter: no variable or import is left from an earlier call; files in the working directory are."
+
+
+def described(*, python: str, memory_mb: float, max_seconds: float, keep_files: bool = False) -> str:
     """Return what the model is told of the tool."""
     return (
-        f"Run a Python {python} program in a fresh, isolated container, and return what it printed. Each call is a new interpreter: no "
-        "variable, import or file is left from an earlier call. There is no network, and nothing can be installed; the standard library "
-        f"is there, and what `importlib.metadata` lists. Print what you want to see. Memory: {memory_mb:g} MB, files included. Time: "
+        f"Run a Python {python} program in an isolated container, and return what it printed. "
+        f"{_FILES_KEPT if keep_files else _NOTHING_KEPT} There is no network, and nothing can be installed; the standard library is "
+        f"there, and what `importlib.metadata` lists. Print what you want to see. Memory: {memory_mb:g} MB, files included. Time: "
         f"{max_seconds:g} s at most. Name in `fetch` the files to get back, as paths or patterns (`out/*.csv`)."
     )
 
@@ -188,7 +194,32 @@ def _resource(path: str, data: bytes) -> EmbeddedResource:
         return EmbeddedResource(resource=BlobResourceContents(uri=uri, mime_type=kind, blob=base64.b64encode(data).decode()))
 
 
-async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float) -> None:
+class KeptFiles:
+    """Runs the programs of one client in one session, one after the other, so that files are
+    kept."""
+
+    def __init__(self, sandbox: AsyncSandbox) -> None:
+        self._sandbox = sandbox
+        self._session: AsyncSession | None = None
+        self._turn = anyio.Lock()
+
+    async def run(self, job: Job, _: Any) -> Result:
+        """Run a job. ValueError, which the model reads, where the files are lost."""
+        async with self._turn:
+            if self._session is None:
+                session = self._sandbox.session(max_runs=1_000_000, max_seconds=MOST_SECONDS, idle_seconds=MOST_SECONDS)
+                await session.open()
+                self._session = session
+            try:
+                return await self._session.run(job)
+            except SessionLost as error:
+                session, self._session = self._session, None
+                await session.close()
+                ran = "this program may have run" if error.delivered else "this program has not run"
+                raise ValueError(f"the files of earlier calls are lost with their container; {ran}: {error}") from error
+
+
+async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float, keep_files: bool) -> None:
     """Serve one client over stdin and stdout until it goes. Raises what `AsyncSandbox.initialize`
     raises."""
     async with sandbox:
@@ -197,15 +228,16 @@ async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float) -> None:
             return await sandbox.run(job)
 
         python = sandbox.pythons.get(sandbox.python, sandbox.python)
-        description = described(python=python, memory_mb=sandbox.memory_bytes / 1e6, max_seconds=max_seconds)
-        mcp = server(run, description=description, max_seconds=max_seconds)
+        memory_mb = sandbox.memory_bytes / 1e6
+        description = described(python=python, memory_mb=memory_mb, max_seconds=max_seconds, keep_files=keep_files)
+        mcp = server(KeptFiles(sandbox).run if keep_files else run, description=description, max_seconds=max_seconds)
         await mcp.run_stdio_async()
 
 
-def main(sandbox: AsyncSandbox, *, max_seconds: float) -> None:
+def main(sandbox: AsyncSandbox, *, max_seconds: float, keep_files: bool) -> None:
     """Serve one client over stdin and stdout until it goes."""
 
     async def serve() -> None:
-        await serve_stdio(sandbox, max_seconds=max_seconds)
+        await serve_stdio(sandbox, max_seconds=max_seconds, keep_files=keep_files)
 
     anyio.run(serve)

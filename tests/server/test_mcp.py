@@ -25,6 +25,7 @@ from mcp.types import BlobResourceContents, CallToolResult, EmbeddedResource, Im
 from dayfly import Outcome, Result
 from dayfly._mcp import SHOWN, answer
 
+from ..conftest import Engine
 from .conftest import NewServer, Server, key_new, servers, wait_for
 
 Use = Callable[[Client], Awaitable[None]]
@@ -36,9 +37,9 @@ def mcp(image: str) -> Iterator[Server]:
         yield new("--mcp", "--pool-size", "2", "--rate-per-minute", "0", "--max-timeout-ms", "20000").ready()
 
 
-def stdio(image: str) -> StdioServerParameters:
+def stdio(image: str, *options: str) -> StdioServerParameters:
     environment = {name: value for name, value in os.environ.items() if name.startswith(("DOCKER", "PATH", "HOME"))}
-    return StdioServerParameters(command=sys.executable, args=["-m", "dayfly", "mcp", "--image", image], env=environment)
+    return StdioServerParameters(command=sys.executable, args=["-m", "dayfly", "mcp", "--image", image, *options], env=environment)
 
 
 @pytest.fixture(params=["stdio", "http"])
@@ -103,6 +104,33 @@ def test_files_go_in_and_come_out_as_resources(talk: Callable[[Use], None]) -> N
         assert "none is not here: missing" in text(done)
 
     talk(use)
+
+
+def test_files_are_kept_for_one_client_if_it_is_asked_for(image: str, engine: Engine) -> None:
+    def instance() -> list[str]:
+        return [row["Id"] for row in engine.containers() if row["State"] == "running"]
+
+    async def use() -> None:
+        before = set(instance())
+        async with Client(stdio(image, "--keep-files")) as client:
+            (tool,) = (await client.list_tools()).tools
+            assert "files in the working directory are" in (tool.description or "")
+            await client.call_tool("run_python", {"code": "open('a', 'w').write('kept'); x = 1"})
+            read = {"code": "print(open('a').read(), 'x' in dir())"}
+            assert text(await client.call_tool("run_python", read)) == "kept False\n"
+            # At once they wait for each other.
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(client.call_tool, "run_python", {"code": "open('n', 'a').write('+')"})
+            assert text(await client.call_tool("run_python", {"code": "print(open('n').read())"})) == "+++\n"
+            for container in set(instance()) - before:
+                engine.call("DELETE", f"/containers/{container}", force="1")
+            lost = await client.call_tool("run_python", read)
+            assert lost.is_error
+            assert "files of earlier calls are lost" in text(lost)
+            assert "FileNotFoundError" in text(await client.call_tool("run_python", read))
+
+    asyncio.run(use())
 
 
 def test_a_cancelled_call_ends_its_container(talk: Callable[[Use], None], mcp: Server) -> None:
