@@ -11,7 +11,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -65,6 +65,10 @@ class RunOptions(TypedDict, total=False):
     `stdout`."""
     seed: int | None
     """Seed of the random generators."""
+    figures: bool | None
+    """Give the figures of matplotlib that it shows, or has open at its end, as displays."""
+    last_value: bool | None
+    """Give the value of the last expression."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
@@ -114,6 +118,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     seed: int | None = None
     """Seed of `random` and of the preloaded modules' generators. None: each run has its own random
     numbers."""
+    figures: bool = False
+    """Give each figure of matplotlib that the program shows, or has open at its end, in
+    `Result.displays`. Python 3 only."""
+    last_value: bool = False
+    """Give the value of the program's last statement, if that is an expression, as
+    `Result.last_value`. Python 3 only."""
 
     def __post_init__(self) -> None:
         self._check_code()
@@ -144,8 +154,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
         msgspec.structs.force_setattr(self, "files_text", {})
         msgspec.structs.force_setattr(self, "fetch", _texts("fetch", self.fetch))
         _check_fetch(self.fetch)
-        if not isinstance(self.merge_stderr, bool):
-            raise TypeError(f"merge_stderr must be True or False, not {self.merge_stderr!r:.80}")
+        for name in ("merge_stderr", "figures", "last_value"):
+            if not isinstance(flag := getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {flag!r:.80}")
         if self.seed is not None and type(self.seed) is not int:
             raise TypeError(f"seed must be an int or None, not {type(self.seed).__name__}")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
@@ -254,6 +265,9 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
         files[DATA] = data = _json(job.data).encode()
         if stdin is None:
             stdin = data + b"\n"
+    version: Literal["2", "3"] = "2" if (python == "2" if job.v3 is None else not job.v3) else "3"
+    if version == "2" and (job.figures or job.last_value):
+        raise ValueError("figures and last_value need Python 3")
     texts = (*job.args, *job.env, *job.env.values())
     given = job.stdin_bytes if job.stdin is None else stdin
     size = len(given or b"") + sum(len(text.encode()) for text in texts) + len(files.get(DATA, b""))
@@ -264,7 +278,7 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
     run = Run(
         token="",
         clean=clean,
-        python="2" if (python == "2" if job.v3 is None else not job.v3) else "3",
+        python=version,
         args=list(job.args),
         env=dict(job.env),
         stdin=bool(stdin),
@@ -280,6 +294,8 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
         message_count=limits.messages,
         display_limit=limits.display_bytes,
         display_count=limits.displays,
+        figures=job.figures,
+        last_value=job.last_value,
         fetch=list(job.fetch),
         file_limit=limits.file_bytes,
         file_count=limits.file_count,

@@ -70,6 +70,8 @@ class Run(Frame, frozen=True):
     message_count: int
     display_limit: int
     display_count: int
+    figures: bool
+    last_value: bool
     fetch: list[str]
     file_limit: int
     file_count: int

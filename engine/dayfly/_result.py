@@ -1,5 +1,5 @@
-"""What a program did. Every field is a fact of the kernel or of the host, none a claim of the
-program.
+"""What a program did. Every field is a fact of the kernel or of the host, but for `messages`,
+`displays` and `last_value`: these are claims of the program.
 
 `Outcome` is decided in one place, `verdict`, by a table of priorities in which the host's own
 observations come first.
@@ -99,7 +99,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     displays_raw: list[msgspec.Raw] = msgspec.field(name="displays", default_factory=list)
     """The JSON text of each display, a MIME bundle: what the program claims to show."""
     displays_dropped: int = 0
-    """Displays over a limit, cut off, nested deeper than 100, or not valid JSON."""
+    """Displays over a limit, cut off, nested deeper than 100, or not a JSON object."""
+    last_value_raw: msgspec.Raw = msgspec.field(name="lastValue", default_factory=lambda: msgspec.Raw(b"null"))
+    """The JSON text of `last_value`."""
     files: dict[str, bytes] = {}
     """Files that `fetch` asked for, by path; base64 in JSON."""
     files_skipped: list[SkippedFile] = []
@@ -138,6 +140,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         """What the program showed, in order: MIME type to content. Decoded when this is first read,
         and kept."""
         return [msgspec.json.decode(text) for text in self.displays_raw]
+
+    @functools.cached_property
+    def last_value(self) -> dict[str, Any] | None:
+        """What the program claims its last expression's value to be: `{"repr": "…", "json": …}`.
+
+        Without "json" where the value has no JSON form. None where there is no value: `last_value`
+        was not asked for, the last statement is no expression, the program ended before it, or the
+        value was over the limits of displays.
+        """
+        return msgspec.json.decode(self.last_value_raw, type=dict[str, Any] | None)
 
     def to_json(self, *, combined: bool = True) -> bytes:
         """Return the JSON form. Without `combined` it is a third smaller: that text is stdout and
@@ -222,6 +234,17 @@ def _is_finite(number: bytes) -> bool:
     return len(number) <= _MOST_DIGITS if number.lstrip(b"-").isdigit() else math.isfinite(float(number))
 
 
+class _Value(msgspec.Struct):
+    repr: str
+    json: msgspec.Raw = msgspec.Raw()
+
+
+class _Shown(msgspec.Struct):
+    """A display, as far as this side looks into it: whether it is the last value."""
+
+    value: msgspec.Raw = msgspec.field(name="application/vnd.dayfly.value+json", default=msgspec.Raw())
+
+
 class _Claims:
     """What a program has sent of its own: the JSON texts that are kept, and how many were not."""
 
@@ -243,6 +266,7 @@ class Recorder:
         self._raw: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._messages = _Claims()
         self._displays = _Claims()
+        self._value = msgspec.Raw(b"null")
         self._files: dict[str, bytearray] = {}
         self._skipped: list[SkippedFile] = []
         self._preloaded = False
@@ -260,7 +284,7 @@ class Recorder:
             case Message(data=data):
                 self._keep(self._messages, data)
             case Display(data=data):
-                self._keep(self._displays, data)
+                self._show(data)
             case File(path=path, data=data):
                 self._files.setdefault(path, bytearray()).extend(data)
             case Skipped(path=path, why=why):
@@ -281,6 +305,18 @@ class Recorder:
             claims.kept.append(msgspec.Raw(data))
         else:
             claims.unreadable += 1
+
+    def _show(self, data: bytes) -> None:
+        try:
+            value = msgspec.json.decode(data, type=_Shown).value if is_json(data) else None
+            if value:
+                msgspec.json.decode(value, type=_Value)
+                self._value = msgspec.Raw(value)
+            elif value is not None:
+                self._displays.kept.append(msgspec.Raw(data))
+        except msgspec.DecodeError:
+            value = None
+        self._displays.unreadable += value is None
 
     def result(self, end: Exit | None, outcome: Outcome, *, wall_ms: float) -> Result:
         """Return the Result. `end` is None where the host ended the run by itself; `wall_ms` is
@@ -306,6 +342,7 @@ class Recorder:
             messages_dropped=self._messages.unreadable + (end.messages_dropped if end else 0),
             displays_raw=self._displays.kept,
             displays_dropped=self._displays.unreadable + (end.displays_dropped if end else 0),
+            last_value_raw=self._value,
             files={path: bytes(content) for path, content in self._files.items()},
             files_skipped=self._skipped,
             files_skipped_dropped=end.skipped_dropped if end else 0,

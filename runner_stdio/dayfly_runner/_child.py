@@ -73,6 +73,12 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
         _write_all(progress, STARTED + repr(time.monotonic()).encode() + (b"" if interpreter is None else b" exec"))
         if interpreter is None:
             os.close(progress)
+            if order["figures"] or order["last_value"]:
+                from . import _shown
+
+                if order["figures"]:
+                    _import("atexit", modules)  # before Python 3.10 each import has a list of callbacks of its own
+                _shown.arm(figures=order["figures"], last_value=order["last_value"])
         else:
             # Close-on-exec closes the pipe when, and only when, the new interpreter has taken over.
             _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)

@@ -282,6 +282,8 @@ _MEMBERS: "dict[str, dict[str, Callable[[object], Any]]]" = {
         "message_count": _limit,
         "display_limit": _limit,
         "display_count": _limit,
+        "figures": _bool,
+        "last_value": _bool,
         "fetch": _texts(64, 1024),
         "file_limit": _limit,
         "file_count": _limit,

@@ -394,7 +394,7 @@ class _Runner:
         except OSError as error:
             raise SetUpFailed(f"{error.strerror}: {error.filename!r}") from None
         if put["last"]:
-            order = {name: run.wanted.pop(name) for name in ("args", "env", "open_files", "merge_stderr", "seed")}
+            order = {name: run.wanted.pop(name) for name in ("args", "env", "open_files", "merge_stderr", "seed", "figures", "last_value")}
             order["python2"] = self.python2 if run.wanted["python"] == "2" else None
             self.order(order)
             self.program.close(self.program.orders)

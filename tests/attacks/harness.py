@@ -97,6 +97,11 @@ class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether stdout or stderr was."""
     messages: list[Any] | None = None
     messages_dropped: int | None = None
+    figures: bool = False
+    last_value: bool = False
+    displays: int | None = None
+    """Displays in the result."""
+    displays_dropped: int | None = None
     pieces: int | None = None
     """Pieces of output at the most."""
     fetch: list[str] = []
@@ -209,10 +214,11 @@ class Arena:
             # itself.
             if result.cpu_ms is not None and not is_gvisor(self.runtime):
                 assert result.cpu_ms <= result.wall_ms * 1.2 + 400, result
-            assert CANARY not in result.combined + repr(result.messages)
+            assert CANARY not in result.combined + repr(result.messages) + repr(result.displays)
         grown = _memory("VmHWM") - size
         limits = sandbox._sandbox.limits
-        most = limits.stdout_bytes + limits.stderr_bytes + (limits.file_bytes if case.fetch else 0)
+        most = limits.stdout_bytes + limits.stderr_bytes
+        most += (limits.file_bytes if case.fetch else 0) + (limits.display_bytes if case.displays else 0)
         assert grown < 3 * most + 2**24, f"the host process grew by {grown:,} bytes"
         within = GVISOR_GONE_WITHIN if is_gvisor(self.runtime) else GONE_WITHIN
         assert eventually(lambda: len(warm.keys() - self._states(instance).keys()) == 1, within), (warm, self._states(instance))
@@ -242,6 +248,8 @@ class Arena:
                 args=case.args,
                 env=case.env,
                 fetch=case.fetch,
+                figures=case.figures,
+                last_value=case.last_value,
                 on_output=pieces.append if case.pieces else None,
                 **options,
             )
@@ -320,6 +328,8 @@ def check(result: Result, case: Case, pieces: int, seconds: float) -> None:
     assert case.skipped is None or skipped == case.skipped, skipped
     assert case.skipped_count is None or len(skipped) == case.skipped_count, len(skipped)
     assert result.files_skipped_dropped >= case.skipped_dropped, result.files_skipped_dropped
+    assert case.displays is None or len(result.displays) == case.displays, len(result.displays)
+    assert case.displays_dropped is None or result.displays_dropped == case.displays_dropped, result.displays_dropped
     assert case.pieces is None or pieces <= case.pieces, pieces
     assert seconds <= case.timeout_ms / 1_000 + GRACE, f"{seconds:.3f} s"
     assert not case.before_the_deadline or seconds < case.timeout_ms / 2_000, f"{seconds:.3f} s"

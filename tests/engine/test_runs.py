@@ -240,6 +240,27 @@ def test_messages_over_the_limit_are_counted_and_dropped(sandbox: Sandbox) -> No
     assert (len(result.messages), result.messages_dropped, result.outcome) == (1000, 501, Outcome.OK)
 
 
+def test_displays_and_the_last_value_beside_messages(sandbox: Sandbox) -> None:
+    code = """
+import sandbox
+class A:
+    _repr_html_ = lambda self: "<b>"
+    __repr__ = lambda self: "an A"
+sandbox.send(1)
+sandbox.display(A())
+[2]
+"""
+    result = sandbox.run(code, last_value=True)
+    assert (result.stderr, result.messages, result.last_value) == ("", [1], {"repr": "[2]", "json": [2]})
+    assert result.displays == [{"text/html": "<b>", "text/plain": "an A"}]
+    assert sandbox.run(code).last_value is None
+
+
+def test_displays_over_the_limit_are_counted_and_dropped(sandbox: Sandbox) -> None:
+    result = sandbox.run("import sandbox\nfor n in range(30): sandbox.display(n)\nsandbox.send(1)")
+    assert (len(result.displays), result.displays_dropped, result.messages, result.outcome) == (20, 10, [1], Outcome.OK)
+
+
 def test_a_message_that_is_no_json_is_dropped_and_counted(sandbox: Sandbox) -> None:
     result = sandbox.run("import os\nos.write(1000, b'\\0\\0\\0\\x03{]}' + b'\\0\\0\\0\\x011' + b'\\0\\0')")
     assert (result.messages, result.messages_dropped, result.outcome) == ([1], 2, Outcome.OK)

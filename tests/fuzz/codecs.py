@@ -32,7 +32,7 @@ READY = Path(__file__).parents[2] / "conformance/vectors/runner_ready.json"
 RUN = messages.Run(
     token=TOKEN, clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000, cpu_limit_ms=None,
     stdout_limit=1_000, stderr_limit=1_000, message_limit=1_000, message_count=5, on_output_limit="truncate", open_files=64,
-    display_limit=1_000, display_count=5, fetch=["*"], file_limit=1_000, file_count=5,
+    display_limit=1_000, display_count=5, figures=False, last_value=False, fetch=["*"], file_limit=1_000, file_count=5,
 )  # fmt: skip
 REQUEST = messages.Request(run=RUN, files=(("main.py", b""),), stdin=b"x" * 1_000)
 

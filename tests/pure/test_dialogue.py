@@ -24,7 +24,8 @@ RUN_TOKEN = "fedcba9876543210fedcba9876543210"
 RUN = Run(
     token="", clean=False, python="3", args=[], env={}, stdin=True, merge_stderr=False, seed=None, timeout_ms=1_000, cpu_limit_ms=None,
     open_files=64, stdout_limit=10, stderr_limit=5, on_output_limit="truncate", message_limit=8, message_count=3,
-    display_limit=8, display_count=3, fetch=[], file_limit=8, file_count=3,
+    display_limit=8, display_count=3, figures=False, last_value=False,
+    fetch=[], file_limit=8, file_count=3,
 )  # fmt: skip
 REQUEST = Request(run=RUN, files=(("main.py", b"print(1)"),), stdin=b"in")
 FILES, SCRATCH = ["/sandbox", "/tmp"], ["/dev/shm"]

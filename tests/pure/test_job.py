@@ -481,11 +481,22 @@ def test_fetch_is_paths_and_patterns() -> None:
 
 
 @pytest.mark.parametrize("value", each([0, 1, "true", None, [], Array()]))
-def test_merge_stderr_is_a_bool(value: Any) -> None:
-    with pytest.raises(TypeError, match="merge_stderr must be True or False"):
-        Job(code="1", merge_stderr=value)
-    assert ran("1", merge_stderr=True).merge_stderr is True
-    assert ran("1").merge_stderr is False
+@pytest.mark.parametrize("name", ["merge_stderr", "figures", "last_value"])
+def test_a_flag_is_a_bool(name: str, value: Any) -> None:
+    wrong: Any = {name: value}
+    with pytest.raises(TypeError, match=f"{name} must be True or False"):
+        Job(code="1", **wrong)
+    right: Any = {name: True}
+    assert getattr(ran("1", **right), name) is True
+    assert getattr(ran("1"), name) is False
+
+
+@pytest.mark.parametrize("wanted", [{"figures": True}, {"last_value": True}])
+def test_figures_and_the_last_value_need_python_3(wanted: Any) -> None:
+    for job, python in ((Job(code="1", v3=False, **wanted), "3"), (Job(code="1", **wanted), "2")):
+        with pytest.raises(ValueError, match="figures and last_value need Python 3"):
+            request(job, Limits(), timeout_ms=1, python=python)
+    assert request(Job(code="1", v3=True, **wanted), Limits(), timeout_ms=1, python="2").run.python == "3"
 
 
 def test_a_seed_is_an_integer_of_64_bits() -> None:
@@ -540,7 +551,7 @@ def test_what_is_given_beside_a_job_wins_and_is_checked() -> None:
 def test_a_mapping_with_wrong_keys_is_a_value_error(mapping: dict[Any, Any]) -> None:
     with pytest.raises(ValueError, match="key") as caught:
         as_job(mapping)
-    assert len(str(caught.value)) < 250
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("options", [{"timeout": 5}, {"timeoutMs": None}, {"stdin_bytes": b""}, {"on_output": None}, {"code": "2"}])
@@ -620,6 +631,8 @@ def test_data_that_is_json_text_is_passed_on_without_being_built() -> None:
             fetch=["*"],
             seed=-1,
             merge_stderr=True,
+            figures=True,
+            last_value=True,
         ),
         Job(code="", data=None, stdin=""),
     ],

@@ -57,7 +57,8 @@ FRAMES: dict[str, dict[str, Any]] = {
 RUN = Run(
     token=TOKEN, clean=False, python="3", args=["a"], env={"A": "b"}, stdin=True, merge_stderr=False, seed=-1, timeout_ms=1,
     cpu_limit_ms=None, open_files=16, stdout_limit=1, stderr_limit=1, on_output_limit="truncate", message_limit=0, message_count=0,
-    display_limit=2, display_count=3, fetch=["*"], file_limit=4, file_count=5,
+    display_limit=2, display_count=3, figures=False, last_value=False,
+    fetch=["*"], file_limit=4, file_count=5,
 )  # fmt: skip
 HELLO = Hello(protocol=2, token=TOKEN, preload=["numpy"])
 OPEN = Open(files=["/sandbox"], scratch=["/dev/shm"])
@@ -211,6 +212,7 @@ def test_what_the_host_says_is_json_with_every_member() -> None:
         "type": "run", "token": TOKEN, "clean": False, "python": "3", "args": ["a"], "env": {"A": "b"}, "stdin": True,
         "merge_stderr": False, "seed": -1, "timeout_ms": 1, "cpu_limit_ms": None, "open_files": 16, "stdout_limit": 1,
         "stderr_limit": 1, "on_output_limit": "truncate", "message_limit": 0, "message_count": 0, "display_limit": 2, "display_count": 3,
+        "figures": False, "last_value": False,
         "fetch": ["*"], "file_limit": 4, "file_count": 5,
     }  # fmt: skip
     assert json.loads(encode(Put(path="a", data=b"\0\xff", last=True))) == {"type": "put", "path": "a", "data": "AP8=", "last": True}

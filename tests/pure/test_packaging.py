@@ -99,6 +99,7 @@ def test_the_runner_in_the_wheel_has_these_files(wheel: zipfile.ZipFile) -> None
             "_frames.py",
             "_parent.py",
             "_session.py",
+            "_shown.py",
             "site/sandbox.py",
             "site/zz_dayfly_runner.pth",
         )

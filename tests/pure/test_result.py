@@ -219,6 +219,32 @@ def test_take_keeps_output_and_messages_and_nothing_else() -> None:
     assert whole.files_skipped_dropped == 3
 
 
+VALUE = b'{"application/vnd.dayfly.value+json":%b}'
+
+
+@pytest.mark.parametrize(
+    ("displays", "value", "kept", "dropped"),
+    [
+        ([VALUE % b'{"repr":"[1]","json":[1]}'], {"repr": "[1]", "json": [1]}, [], 0),
+        ([VALUE % b'{"repr":"{1}"}'], {"repr": "{1}"}, [], 0),
+        ([VALUE % b'{"repr":"1"}', VALUE % b'{"repr":"2","json":2}'], {"repr": "2", "json": 2}, [], 0),
+        ([VALUE % b'{"repr":"1"}', VALUE % b'{"repr":2}'], {"repr": "1"}, [], 1),
+        ([VALUE % b"{}", VALUE % b"null", VALUE % b"[1]", VALUE % b'"x"'], None, [], 4),
+        ([VALUE % (b'{"repr":"1","json":' + b"[" * 99 + b"]" * 99 + b"}")], None, [], 1),
+        ([b'{"text/plain":"1"}', b"[1]", b"1", b"null", b'"a"', b"{", b""], None, [{"text/plain": "1"}], 6),
+        ([], None, [], 0),
+    ],
+)
+def test_displays_are_objects_and_the_last_value_is_told_apart(displays: list[bytes], value: Any, kept: list[Any], dropped: int) -> None:
+    made = Recorder()
+    for display in displays:
+        made.take(Display(data=display))
+    whole = made.result(end(displays_dropped=1), Outcome.OK, wall_ms=0)
+    again = msgspec.json.decode(whole.to_json(), type=Result)
+    for one in (whole, again):
+        assert (one.last_value, one.displays, one.displays_dropped) == (value, kept, dropped + 1)
+
+
 def test_rest_is_what_cut_characters_become() -> None:
     made = recorder(("stdout", b"a\xc3"), ("stderr", b"b"))
     assert made.rest() == [Piece("stdout", b"", "\ufffd")]
@@ -314,8 +340,7 @@ def test_the_json_form_has_the_documented_names() -> None:
         "signal": None, "stdoutTruncated": False, "stderrTruncated": False, "stdoutDropped": 0, "stderrDropped": 0, "messages": [],
         "messagesDropped": 0, "displays": [], "displaysDropped": 0, "files": {}, "filesSkipped": [], "filesSkippedDropped": 0,
         "cpuLimited": False, "preloaded": False, "wallMs": 12.5, "cpuMs": 8.25, "peakMemoryBytes": 5_000_000, "maxRssBytes": 4_000_000,
-        "oomKills": 0, "stdoutRaw": "/w==",
-        "stderrRaw": None,
+        "oomKills": 0, "stdoutRaw": "/w==", "stderrRaw": None, "lastValue": None,
     }  # fmt: skip
 
 

@@ -87,8 +87,9 @@ def test_a_second_run_ends_the_first(start: Callable[..., Any]) -> None:
 def test_hello_and_run_in_one_piece_or_byte_by_byte(start: Callable[..., Any]) -> None:
     hello: dict[str, Any] = {"type": "hello", "protocol": 2, "token": TOKEN, "preload": []}
     run = {"type": "run", "token": RUN_TOKEN, "clean": False, "python": "3", "args": [], "env": {}, "stdin": True, "merge_stderr": False,
-           "seed": None, "timeout_ms": 9_000, "open_files": 64, "stdout_limit": 100, "stderr_limit": 100, "on_output_limit": "truncate",
-           "message_limit": 100, "message_count": 10, "display_limit": 0, "display_count": 0, "fetch": [], "file_limit": 0, "file_count": 0}  # fmt: skip
+           "seed": None, "timeout_ms": 9_000, "cpu_limit_ms": None, "open_files": 64, "stdout_limit": 100, "stderr_limit": 100,
+           "on_output_limit": "truncate", "message_limit": 100, "message_count": 10, "display_limit": 0, "display_count": 0,
+           "figures": False, "last_value": False, "fetch": [], "file_limit": 0, "file_count": 0}  # fmt: skip
     code = base64.b64encode(b"print(input())").decode()
     put = {"type": "put", "path": "main.py", "data": code, "last": True}
     stdin = {"type": "stdin", "data": "MQ==", "last": True}
@@ -584,7 +585,7 @@ def test_sandbox_refuses(value: str, error: bytes, run: Callable[..., Any]) -> N
 
 def test_sandbox_where_there_is_no_host(run: Callable[..., Any]) -> None:
     ended = run("import subprocess, sys; subprocess.call([sys.executable, '-c', 'import sandbox; sandbox.send(1)'])")
-    assert b"RuntimeError: sandbox.send: descriptor 1000, the pipe to the host, is not open in this process" in ended.stderr
+    assert b"RuntimeError: sandbox: descriptor 1000, the pipe to the host, is not open in this process" in ended.stderr
 
 
 def test_sandbox_from_threads_and_processes_at_once(run: Callable[..., Any]) -> None:
