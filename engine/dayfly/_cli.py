@@ -76,6 +76,8 @@ app = typer.Typer(
 images = typer.Typer(no_args_is_help=True, help="The images that containers are made of.")
 app.add_typer(images, name="image")
 
+_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg"}
+
 DockerHost = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="The engine. Default: DOCKER_HOST, the Docker context, the usual sockets.", show_default=False),
@@ -136,6 +138,9 @@ def run(
         list[str] | None, typer.Option(metavar="GLOB", help="Files that come back, for --out or --json; may be repeated.")
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Where they are written; made if it is not there.")] = None,
+    figures: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where figures of matplotlib and other images are written; made if it is not there.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are in DIR already.")] = False,
     merge_stderr: Annotated[bool, typer.Option("--merge-stderr", help="Stderr into stdout, in the order of writing.")] = False,
     preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before the run; may be repeated.")] = None,
@@ -176,9 +181,10 @@ def run(
             fetch=fetch or (),
             merge_stderr=merge_stderr,
             seed=seed,
+            figures=figures is not None,
         )
-        if out is not None:
-            Path(out).mkdir(parents=True, exist_ok=True)
+        for folder in filter(None, (out, figures)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
         sandbox = Sandbox(
             1,
             timeout_ms,
@@ -200,9 +206,14 @@ def run(
             output.write(1, msgspec.json.encode(result) + b"\n")
         for note in _notes(result, timeout_ms=timeout_ms, memory_mb=memory_mb, whole=as_json):
             output.say(note)
-        not_written = {} if out is None else save(result.files, out, replace=force)
-        for path, why in not_written.items():
-            output.say(f"{path!r} was not written to {out}: {why}{' (--force replaces it)' * (why == os.strerror(errno.EEXIST))}")
+        not_written = [
+            (folder, path, why)
+            for folder, files_out in ((out, result.files), (figures, _images(result)))
+            if folder is not None
+            for path, why in save(files_out, folder, replace=force).items()
+        ]
+        for folder, path, why in not_written:
+            output.say(f"{path!r} was not written to {folder}: {why}{' (--force replaces it)' * (why == os.strerror(errno.EEXIST))}")
         raise typer.Exit(FAILED if not_written else _exit_code(result))
 
 
@@ -238,6 +249,11 @@ def _files(given: Sequence[tuple[str, str]]) -> dict[str, bytes]:
             raise ValueError(f"--file {name!r:.80} is given twice")
         found[name] = _read(source)
     return found
+
+
+def _images(result: Result) -> dict[str, bytes]:
+    """Name the images that the program showed, in their order."""
+    return {f"figure-{number}.{_EXTENSIONS[kind]}": data for number, (kind, data) in enumerate(result.images(), 1)}
 
 
 def _json(text: str) -> Any:
@@ -317,6 +333,8 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
             yield f"{stream} is truncated{f', {dropped:,} bytes were dropped' if dropped else ''} (--output-bytes)"
     if result.messages_dropped:
         yield f"{result.messages_dropped:,} messages were dropped, over a limit or not valid JSON"
+    if result.displays_dropped:
+        yield f"{result.displays_dropped:,} displays were dropped, over a limit or no bundle"
     if result.messages_raw and not whole:
         yield f"{len(result.messages_raw):,} messages that the program sent are shown with --json"
     for skipped in result.files_skipped:

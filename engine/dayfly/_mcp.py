@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field
 
 from ._errors import DayflyError, SessionLost
 from ._job import Job
-from ._result import Outcome, Result
+from ._result import SVG, Outcome, Result
 from ._sandbox import AsyncSandbox
 from ._session import MOST_SECONDS, AsyncSession
 from ._version import __version__
@@ -41,7 +41,6 @@ INTERNAL_ERROR = -32603
 """JSON-RPC's number."""
 SHOWN = 20_000
 """Characters of each stream in the text of a result; what is in the middle is left out."""
-IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 MOST_IMAGES = 5
 
 Run = Callable[[Job, Any], Awaitable[Result]]
@@ -69,6 +68,7 @@ class RunOutput(BaseModel):
     files: list[FileInfo]
     files_skipped: list[dict[str, str]]
     messages: list[Any]
+    last_value: str | None
 
 
 _NOTHING_KEPT = "Each call is a new interpreter: no variable, import or file is left from an earlier call."
@@ -96,7 +96,7 @@ def server(run: Run, *, description: str, max_seconds: float) -> MCPServer[Any]:
 
     @mcp.tool(description=description, annotations=annotations)
     async def run_python(  # noqa: PLR0917 - the SDK reads the names
-        code: Annotated[str, Field(description="The program.")],
+        code: Annotated[str, Field(description="The program. Figures of matplotlib come back as images.")],
         ctx: Context[Any, Any],
         stdin: Annotated[str, Field(description="Its standard input.")] = "",
         files: Annotated[
@@ -112,6 +112,8 @@ def server(run: Run, *, description: str, max_seconds: float) -> MCPServer[Any]:
                 files={path: _content(text) for path, text in files.items()},
                 fetch=fetch,
                 timeout_ms=None if timeout_seconds is None else max(1.0, min(timeout_seconds, max_seconds) * 1_000),
+                figures=True,
+                last_value=True,
             )
             result = await run(job, ctx)
         except (TypeError, ValueError) as error:
@@ -135,8 +137,9 @@ def _content(text: str) -> str | bytes:
 
 def answer(result: Result) -> CallToolResult:
     """Return a result as the blocks that a model reads, and as structured content beside them."""
-    content: list[ContentBlock] = [TextContent(text=_text(result))]
-    content += [*_images(result.displays)][:MOST_IMAGES]
+    # Clients take pixels only.
+    images = [ImageContent(data=base64.b64encode(data).decode(), mime_type=kind) for kind, data in result.images() if kind != SVG]
+    content: list[ContentBlock] = [TextContent(text=_text(result, more_images=len(images) - MOST_IMAGES)), *images[:MOST_IMAGES]]
     content += [_resource(path, data) for path, data in result.files.items()]
     output = RunOutput(
         outcome=result.outcome.value,
@@ -148,6 +151,7 @@ def answer(result: Result) -> CallToolResult:
         files=[FileInfo(path=path, size=len(data)) for path, data in result.files.items()],
         files_skipped=[{"path": file.path, "why": file.why} for file in result.files_skipped],
         messages=result.messages,
+        last_value=_value(result),
     )
     return CallToolResult(content=content, structured_content=output.model_dump(), is_error=result.is_error)
 
@@ -159,11 +163,17 @@ _ENDS = {
 }
 
 
-def _text(result: Result) -> str:
+def _text(result: Result, *, more_images: int) -> str:
     parts = [result.stdout and _cut(result.stdout), result.stderr and f"stderr:\n{_cut(result.stderr)}"]
     if result.is_error:
         how = f"signal {result.signal}" if result.signal is not None else f"exit code {result.exit_code}"
         parts.insert(0, _ENDS.get(result.outcome, f"The program ended with {how}."))
+    if value := _value(result):
+        parts.append(f"The value of the last expression: {_cut(value)}")
+    if more_images > 0:
+        parts.append(f"{more_images} more images are left out.")
+    if result.displays_dropped:
+        parts.append(f"{result.displays_dropped} displays were dropped, over a limit.")
     parts += [f"The file {file.path} is not here: {file.why}." for file in result.files_skipped]
     return "\n".join(part for part in parts if part) or "The program printed nothing."
 
@@ -175,14 +185,10 @@ def _cut(text: str) -> str:
     return f"{text[:half]}\n[{len(text) - SHOWN:,} characters are left out]\n{text[-half:]}"
 
 
-def _images(displays: list[Any]) -> Iterator[ImageContent]:
-    """Yield an image for each display that has one. What a display holds is the program's claim,
-    and may be anything."""
-    for display in displays:
-        if isinstance(display, Mapping):
-            kind = next((kind for kind in IMAGES if isinstance(display.get(kind), str)), None)
-            if kind is not None:
-                yield ImageContent(data=display[kind], mime_type=kind)
+def _value(result: Result) -> str | None:
+    """Return the last value as a notebook shows it: not None, which most calls return."""
+    value = result.last_value
+    return None if value is None or value["repr"] == "None" else value["repr"]
 
 
 def _resource(path: str, data: bytes) -> EmbeddedResource:

@@ -7,6 +7,7 @@ observations come first.
 
 from __future__ import annotations
 
+import base64
 import codecs
 import enum
 import functools
@@ -55,6 +56,11 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 OnOutput = Callable[[Piece], None]
+
+
+SVG = "image/svg+xml"
+IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp", SVG)
+"""Media types of images, the first that a display has being its image."""
 
 
 class SkippedFile(msgspec.Struct, frozen=True):
@@ -150,6 +156,20 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         value was over the limits of displays.
         """
         return msgspec.json.decode(self.last_value_raw, type=dict[str, Any] | None)
+
+    def images(self) -> list[tuple[str, bytes]]:
+        """Return the image of each display that has one: its MIME type and content, as claimed."""
+        found = []
+        for display in self.displays:
+            kind = next((kind for kind in IMAGES if isinstance(display.get(kind), str)), None)
+            if kind is not None:
+                content = display[kind]
+                try:
+                    data = content.encode() if kind == SVG else base64.b64decode("".join(content.split()), validate=True)
+                except ValueError:
+                    continue
+                found.append((kind, data))
+        return found
 
     def to_json(self, *, combined: bool = True) -> bytes:
         """Return the JSON form. Without `combined` it is a third smaller: that text is stdout and

@@ -139,6 +139,30 @@ def test_messages_are_not_lost_in_silence(dayfly_: Dayfly) -> None:
     assert done.stderr == b"dayfly: 2 messages that the program sent are shown with --json\n"
 
 
+SHOWS = """
+import sandbox
+class Shown:
+    _repr_png_ = lambda self: b"a PNG"
+for _ in range(2):
+    sandbox.display(Shown())
+sandbox.display("no image")
+print("out")
+"""
+
+
+def test_images_are_written_to_the_folder_for_figures(dayfly_: Dayfly, tmp_path: Path) -> None:
+    done = dayfly_("run", "--figures", str(tmp_path / "new/figures"), "-c", SHOWS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new/figures").iterdir()} == dict.fromkeys(
+        ("figure-1.png", "figure-2.png"), b"a PNG"
+    )
+    done = dayfly_("run", "--figures", str(tmp_path / "new/figures"), "--limit", "displays=1", "-c", SHOWS)
+    assert done.returncode == 125
+    assert b"dayfly: 2 displays were dropped, over a limit or no bundle\n" in done.stderr
+    assert b"'figure-1.png' was not written to" in done.stderr
+    assert dayfly_("run", "--figures", str(tmp_path / "new/figures"), "--force", "-c", SHOWS).returncode == 0
+
+
 # What it is given.
 
 

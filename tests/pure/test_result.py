@@ -245,6 +245,20 @@ def test_displays_are_objects_and_the_last_value_is_told_apart(displays: list[by
         assert (one.last_value, one.displays, one.displays_dropped) == (value, kept, dropped + 1)
 
 
+def test_images_are_the_first_of_each_display_decoded() -> None:
+    made = Recorder()
+    for display in (
+        {"image/jpeg": "eA==", "image/png": "aGk=\n", "text/plain": "a"},
+        {"image/svg+xml": "<svg/>"},
+        {"text/html": "<b>"},
+        {"image/png": "not base64"},
+        {"image/png": 5, "image/gif": "eA=="},
+    ):
+        made.take(Display(data=json.dumps(display).encode()))
+    whole = made.result(end(), Outcome.OK, wall_ms=0)
+    assert whole.images() == [("image/png", b"hi"), ("image/svg+xml", b"<svg/>"), ("image/gif", b"x")]
+
+
 def test_rest_is_what_cut_characters_become() -> None:
     made = recorder(("stdout", b"a\xc3"), ("stderr", b"b"))
     assert made.rest() == [Piece("stdout", b"", "\ufffd")]

@@ -207,11 +207,21 @@ def result(**changes: Any) -> Result:
 
 
 def test_displays_become_images_and_anything_else_is_ignored() -> None:
-    displays = [{"image/png": "aGk=", "text/plain": "<Figure>"}, {"text/html": "<p>"}, [1], None, {"image/png": 1}, {"image/jpeg": "eA=="}]
+    displays = [{"image/png": "aGk=", "text/plain": "<Figure>"}, {"text/html": "<p>"}, {"image/svg+xml": "<svg/>"}, {"image/jpeg": "eA=="}]
     raw = [msgspec.Raw(msgspec.json.encode(display)) for display in displays]
-    images = [block for block in answer(result(displays_raw=raw * 3)).content if isinstance(block, ImageContent)]
+    told = answer(result(displays_raw=raw * 3, displays_dropped=2))
+    images = [block for block in told.content if isinstance(block, ImageContent)]
     assert [(image.mime_type, image.data) for image in images[:2]] == [("image/png", "aGk="), ("image/jpeg", "eA==")]
     assert len(images) == 5
+    assert text(told) == "1 more images are left out.\n2 displays were dropped, over a limit."
+
+
+@pytest.mark.parametrize(("value", "told"), [(b'{"repr":"42","json":42}', "42"), (b'{"repr":"None","json":null}', None), (b"null", None)])
+def test_the_last_value_is_told_unless_it_is_none(value: bytes, told: str | None) -> None:
+    answered = answer(result(last_value_raw=msgspec.Raw(value)))
+    assert answered.structured_content is not None
+    assert answered.structured_content["last_value"] == told
+    assert text(answered) == ("The program printed nothing." if told is None else f"The value of the last expression: {told}")
 
 
 def test_long_output_is_cut_in_the_middle() -> None:

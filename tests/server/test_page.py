@@ -186,6 +186,40 @@ def test_the_menu_has_examples_that_end_as_they_say(page: Page) -> None:
     expect(page.locator("#badges .bad")).to_have_text("out of memory")
 
 
+SHOWN = """
+import sandbox, struct, zlib
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+class Shown:
+    def __init__(self, **forms):
+        self.__dict__.update({name: lambda form=form: form for name, form in forms.items()})
+    def __repr__(self): return "<b>" + " ".join(vars(self))
+png = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 8, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\\0abc" * 2)) + chunk(b"IEND", b"")
+sandbox.display(Shown(_repr_png_=b"\\x89PNG\\r\\n\\x1a\\n" + png))
+svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="4"><script>document.title = "x"</script></svg>'
+sandbox.display(Shown(_repr_svg_=svg))
+sandbox.display(Shown(_repr_html_="<script>document.title = 'x'</script>"))
+6 * 7
+"""
+
+
+def test_images_are_shown_and_nothing_else_of_a_display(page: Page) -> None:
+    write(page, SHOWN)
+    page.click("#run")
+    expect(page.locator("#badges .good")).to_have_text("ok")
+    images = page.locator("#figures img")
+    expect(images).to_have_count(2)
+    expect(images.first).to_have_attribute("alt", "<b>_repr_png_")
+    assert page.evaluate("[...document.images].map(image => [image.naturalWidth, image.naturalHeight])") == [[3, 2], [9, 4]]
+    expect(page.locator("#output")).to_contain_text("value: 42")
+    expect(page.locator("#output")).to_contain_text("sandbox.display: <b>_repr_html_")
+    assert page.title() == "dayfly"
+    write(page, "print(1)")
+    page.click("#run")
+    expect(page.locator("#output")).to_have_text("1\n")
+    expect(images).to_have_count(0)
+
+
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("width", [360, 800, 1400])
 def test_it_is_accessible_at_each_width(page: Page, scheme: str, width: int) -> None:

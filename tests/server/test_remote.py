@@ -72,6 +72,7 @@ JOBS = {
         fetch=["out.bin", "missing"],
         v3=True,
     ),
+    "displays and the last value": Job(code="import sandbox; sandbox.display([1])\n[6 * 7]", figures=True, last_value=True),
     "bytes that are not text": Job(code="import os; os.write(1, b'a\\xff'); os.write(2, b'\\xe2\\x82')"),
     "separators of lines": Job(code="print('a\\u2028b\\x0cc\\x85d\\r\\n\\n\\ndata: x')"),
     "a lone surrogate in the code": Job(code="print('\ud800')"),

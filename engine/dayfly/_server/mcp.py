@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import msgspec
 from litestar import asgi
 from litestar.types import Receive, Scope, Send
 from mcp import MCPError
@@ -58,6 +59,8 @@ class Mcp:
         scope = call.request_context.request.scope
         app, context = app_context(scope), request_context(scope)
         assert context.key is not None
+        if app.config.python == "2":  # which has neither
+            job = msgspec.structs.replace(job, figures=False, last_value=False)
         note_job(app.config, context, job)
         try:
             with app.quotas.run(context.key, time.monotonic()):

@@ -36,6 +36,8 @@ class ServerLimits(msgspec.Struct, rename="camel"):
 
     version: str
     key_required: bool
+    python: str
+    """Interpreter of a program that does not say: "3" or "2"."""
     timeout_ms: float
     max_timeout_ms: float
     memory_mb: float
@@ -47,6 +49,10 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     """Files that come back."""
     file_bytes: int
     """Their contents, summed."""
+    displays: int
+    """Figures and other displays that come back."""
+    display_bytes: int
+    """Their JSON, summed."""
     preload: list[str]
     """Modules that every program finds imported."""
     request_bytes: int
@@ -327,6 +333,7 @@ async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
     return ServerLimits(
         version=__version__,
         key_required=not app.keys.open,
+        python=config.python,
         timeout_ms=config.timeout_ms,
         max_timeout_ms=config.max_timeout_ms,
         memory_mb=config.memory_mb,
@@ -336,6 +343,8 @@ async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
         stderr_bytes=config.limits.stderr_bytes,
         file_count=config.limits.file_count,
         file_bytes=config.limits.file_bytes,
+        displays=config.limits.displays,
+        display_bytes=config.limits.display_bytes,
         preload=list(app.service.preload),
         request_bytes=config.max_request_bytes,
         sessions=config.session_share(len(app.keys)),

@@ -6,6 +6,7 @@ const KEEP = 400000; // characters shown; a browser with more in one element sto
 let controller = null;
 let shown = 0;
 let program = null; // the editor
+let python = "3"; // of a program that does not say
 
 const EXAMPLES = {
   "Output as it is written": `import sys, time
@@ -145,7 +146,29 @@ function finished(result, queueMs) {
   badges(list);
   for (const message of result.messages) notice("sandbox.send: " + JSON.stringify(message) + "\n");
   for (const { path, why } of result.filesSkipped) notice(`${printable(path)} did not come back: ${why.replaceAll("_", " ")}\n`);
+  if (result.lastValue !== null && result.lastValue.repr !== "None") notice(`value: ${result.lastValue.repr}\n`);
+  picture(result.displays);
   offer(result.files);
+}
+
+// Pixels, and vectors as <img>, where no script of theirs runs. Of anything else its text: HTML is the program's.
+const IMAGES = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml"];
+function picture(displays) {
+  const images = [];
+  for (const display of displays) {
+    const text = typeof display["text/plain"] === "string" ? display["text/plain"] : "figure";
+    const type = IMAGES.find((type) => typeof display[type] === "string");
+    if (!type) {
+      notice(`sandbox.display: ${text}\n`);
+      continue;
+    }
+    const image = document.createElement("img");
+    const content = display[type];
+    image.src = `data:${type}` + (type === "image/svg+xml" ? "," + encodeURIComponent(content) : ";base64," + content);
+    image.alt = text;
+    images.push(image);
+  }
+  $("figures").replaceChildren(...images);
 }
 
 // A program chooses the names of its files. Controls may turn what is read around: "\u202egnp.exe" looks like "exe.png".
@@ -169,7 +192,8 @@ function offer(files) {
 }
 
 function job() {
-  const body = { code: program.state.doc.toString(), fetch: ["**"] };
+  const old = ($("python").value || python) === "2"; // which has neither figures nor a last value
+  const body = { code: program.state.doc.toString(), fetch: ["**"], figures: !old, lastValue: !old };
   const limit = Number($("timeout").value);
   if (limit) body.timeoutMs = limit;
   if ($("python").value) body.v3 = $("python").value === "3";
@@ -198,6 +222,7 @@ async function run() {
   if (controller) return;
   shown = 0;
   $("output").replaceChildren();
+  picture([]);
   offer({});
   let body;
   try {
@@ -286,6 +311,7 @@ program = makeEditor(Object.values(EXAMPLES)[0]);
     $("key").value = sessionStorage.getItem("key") || "";
   } catch (error) { /* see remember() */ }
   const limits = await (await fetch("v1/limits")).json();
+  python = limits.python;
   $("keylabel").hidden = !limits.keyRequired;
   $("timeout").max = limits.maxTimeoutMs;
   $("timeout").value = limits.timeoutMs;
