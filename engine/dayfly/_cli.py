@@ -45,7 +45,7 @@ from ._engine_api import EngineAPI
 from ._errors import DayflyError
 from ._job import UNSET, Job
 from ._limits import MAX_RUN_BYTES, Limits
-from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2
+from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2, DEFAULT_IMAGE_SCIENCE
 from ._result import Outcome, Piece, Result
 from ._sandbox import AsyncSandbox
 from ._save import save
@@ -545,6 +545,10 @@ def image_build(
     ] = False,
     pip: Annotated[list[str] | None, typer.Option(metavar="REQUIREMENT", help="What programs may import; may be repeated.")] = None,
     apt: Annotated[list[str] | None, typer.Option(metavar="PACKAGE", help="A Debian package; may be repeated.")] = None,
+    science: Annotated[
+        bool,
+        typer.Option("--science", help=f"With numpy, pandas, matplotlib, scipy, sympy and pillow; named {DEFAULT_IMAGE_SCIENCE}."),
+    ] = False,
     allow_source: Annotated[
         bool, typer.Option("--allow-source", help="Build what has no wheel from source: runs its setup code on this host, as this user.")
     ] = False,
@@ -582,6 +586,7 @@ def image_build(
                     python2=python2,
                     pip=pip or (),
                     apt=apt or (),
+                    science=science,
                     allow_source=allow_source,
                     preload=preload or (),
                     force=force,

@@ -8,6 +8,8 @@ DEFAULT_IMAGE = f"dayfly/python:{__version__}"
 """The image of a sandbox that names none."""
 DEFAULT_IMAGE_PYTHON2 = f"dayfly/python2:{__version__}"
 """The same with Python 2.7 in it."""
+DEFAULT_IMAGE_SCIENCE = f"dayfly/science:{__version__}"
+"""The same with numpy, pandas, matplotlib and others."""
 
 PROTOCOL_LABEL = "dayfly.protocol"
 """Label of a runner image: the version of the runner protocol that its runner speaks."""

@@ -186,6 +186,26 @@ async def test_modules_of_the_image_are_preloaded_by_default(api: EngineAPI, ima
     assert [one.preload for one in await images.ls(api) if tag in one.tags] == [[]]
 
 
+PLOT = """
+import matplotlib.font_manager, numpy, os, pandas, PIL, scipy, sympy
+import matplotlib.pyplot as plt
+pandas.DataFrame({"a": numpy.arange(3)}).plot()
+plt.show()
+print(os.path.exists(".cache"), len(matplotlib.font_manager.fontManager.ttflist) > 10)
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_science_image_draws_and_has_its_fonts(api: EngineAPI, image: str, tag: str) -> None:
+    await images.build(api, base=DEFAULT, tag=tag, science=True)
+    async with AsyncSandbox(image=tag, memory_limit_mb=400, timeout_ms=60_000) as sandbox:
+        result = await sandbox.run(PLOT, figures=True)
+    assert (result.stdout, result.stderr) == ("False True\n", "")
+    ((kind, data),) = result.images()
+    assert (kind, data[:8]) == ("image/png", b"\x89PNG\r\n\x1a\n")
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_another_suite_with_wheels_and_packages(api: EngineAPI, engine: Any, tag: str) -> None:

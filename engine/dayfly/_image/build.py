@@ -11,13 +11,15 @@ import msgspec
 
 from dayfly._engine_api import EngineAPI
 from dayfly._errors import DayflyError, ImageMissing
-from dayfly._names import PRELOAD_LABEL, PROTOCOL_LABEL
+from dayfly._names import DEFAULT_IMAGE_SCIENCE, PRELOAD_LABEL, PROTOCOL_LABEL
 
 from .answers import base_image, quietly
 from .debian import find_root, import_debian, root_digest
 from .processes import Progress
 from .recipe import checked
 from .workbench import finish, inputs_digest
+
+SCIENCE = ("matplotlib", "numpy", "pandas", "pillow", "scipy", "sympy")
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,7 @@ async def build(
     python2: bool = False,
     pip: Sequence[str] = (),
     apt: Sequence[str] = (),
+    science: bool = False,
     allow_source: bool = False,
     preload: Sequence[str] = (),
     force: bool = False,
@@ -57,7 +60,8 @@ async def build(
 
     `base` is `debian:SUITE` or an image with Python 3.8 or newer, which is pulled if the engine
     lacks it; `python2` asks for Python 2.7 as well. `pip` are requirements (`numpy>=2`), installed
-    from wheels; `apt` Debian packages, for a Debian base only. `allow_source` lets packages of
+    from wheels; `apt` Debian packages, for a Debian base only. `science` adds SCIENCE to `pip`, and
+    gives the tag another default. `allow_source` lets packages of
     `pip`, and what they need, be built from source where they have no wheel: their setup code then
     runs on this host, as this user. `preload` names modules that sandboxes of this image preload
     unless they say otherwise; each is imported here, in a container of the build. `force` builds
@@ -67,6 +71,8 @@ async def build(
     DayflyError for everything else that keeps it from being built, saying what to do. Nothing is
     left behind then.
     """
+    if science:
+        pip, tag = (*pip, *SCIENCE), tag or DEFAULT_IMAGE_SCIENCE
     recipe = checked(base, tag, pip, apt, preload, python2=python2, allow_source=allow_source)
     say = progress or (lambda _: None)
     if recipe.suite and shutil.which("mmdebstrap") is None:

@@ -77,6 +77,27 @@ def use_hosts(path: str) -> None:
         os.rename(path + ".new", path)  # programs that run keep the old one
 
 
+# matplotlib looks for its list of fonts in a folder that it can write to, and takes seconds to make
+# it anew where there is none. A program has no such folder: so the list is part of the image.
+FONTS = """
+
+# Added by dayfly: the list of fonts was made with the image.
+def get_cachedir():
+    return %r
+"""
+
+
+def list_fonts() -> None:
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        return
+    cache = os.path.join(os.path.dirname(found.origin), "dayfly_cache")
+    os.makedirs(cache, mode=0o755, exist_ok=True)
+    run(sys.executable, "-c", "import os; os.environ['MPLCONFIGDIR'] = %r; import matplotlib.font_manager" % cache)
+    with open(found.origin, "a") as file:
+        file.write(FONTS % cache)
+
+
 work = tempfile.mkdtemp(dir="/")
 try:
     if sys.version_info < (3, 8):
@@ -96,6 +117,7 @@ try:
         options = "--no-index --no-cache-dir --no-compile --no-warn-script-location --disable-pip-version-check --root-user-action=ignore"
         install = ["install"] + options.split() + ["--break-system-packages", "--find-links", wheels] + order["pip"]
         run(sys.executable, os.path.join(wheels, pip, "pip"), *install)
+    list_fonts()
     folder = site.getsitepackages()[0]
     for name in order["files"]:
         add(name, folder)
