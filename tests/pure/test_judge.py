@@ -437,7 +437,9 @@ def test_a_problem_with_a_validator_of_its_own(tmp_path: Path) -> None:
     [
         ({"x": ""}, r"no file \*.in"),
         ({"a.in": ""}, "no answer beside it: a.ans or a.out"),
-        ({**PROBLEM, "problem.yaml": "validator_flags: nonsense"}, "no flag 'nonsense'"),
+        ({**PROBLEM, "problem.yaml": "validator_flags: nonsense"}, "the default validator: it has no flag 'nonsense'"),
+        ({**PROBLEM, "problem.yaml": "validator_flags: float_tolerance"}, "finite number"),
+        ({**PROBLEM, "problem.yaml": "validator_flags: float_tolerance x"}, "could not convert"),
         ({**PROBLEM, "problem.yaml": "validation: custom"}, "no program"),
         ({**PROBLEM, "problem.yaml": "[1"}, "not valid YAML"),
         ({**PROBLEM, "problem.yaml": "[1]"}, "must hold a mapping"),

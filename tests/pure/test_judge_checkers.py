@@ -128,6 +128,8 @@ def test_floats_follow_the_expected_side(expected: bytes, output: bytes, rel: fl
         (sandbox_fusion(), b"1 2", b"1.0 2", False),
         (sandbox_fusion(), b"nan", b"1", False),
         (sandbox_fusion(), b"1", b"2", False),
+        (sandbox_fusion(), b"0", b"9e-16", True),
+        (sandbox_fusion(), b"0", b"2e-15", False),
         # Kattis: without regard to case, unless asked.
         (kattis(), b"Yes", b"yes", True),
         (kattis(case_sensitive=True), b"Yes", b"yes", False),
@@ -143,6 +145,9 @@ def test_floats_follow_the_expected_side(expected: bytes, output: bytes, rel: fl
         (kattis(float_absolute=0.5), b"\xff", b"\xff", True),
         (kattis(float_absolute=0.5), b"0x", b"0x", True),
         (kattis(float_absolute=0.5), b"1_0", b"1_0", True),
+        # Stricter than theirs on purpose: what only C's scanf reads, and what is behind a NUL.
+        (kattis(float_absolute=0.5), b"1", b"1e", False),
+        (kattis(), b"1\0a", b"1\0b", False),
         (kattis(space_change_sensitive=True), b"a b\n", b"a  b\n", False),
         (kattis(space_change_sensitive=True), b"a b\n", b"a b\n", True),
         (kattis(space_change_sensitive=True), b"a b\n", b"a b", False),
@@ -158,6 +163,13 @@ def test_floats_follow_the_expected_side(expected: bytes, output: bytes, rel: fl
         (dmoj(precision=3, mode="relative"), b"1000", b"1000.5", True),
         (dmoj(precision=3, mode="relative"), b"0", b"0.0001", False),
         (dmoj(precision=3), b"1 2", b"1", False),
+        (dmoj(precision=3), b"1\n2", b"1\n \n2", False),
+        (dmoj(), b"1\n2", b"1\n \n2", True),
+        (dmoj(precision=3), b"1_0", b"10", True),
+        (dmoj(precision=3), b"1000", b"1000.5", True),
+        (dmoj(precision=3), b"inf", b"inf", False),
+        (dmoj(precision=3, mode="absolute"), b"inf", b"inf", False),
+        (dmoj(precision=3, mode="relative"), b"inf", b"inf", True),
     ],
 )  # fmt: skip
 def test_known_pairs(checker: Checker, expected: bytes, output: bytes, is_right: bool) -> None:
@@ -250,11 +262,27 @@ def test_the_base_checks_nothing_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Floats(rel=-1), lambda: Floats(abs=math.nan), lambda: Json(rel=math.inf), lambda: Json(abs=-1)], ids=itertools.count()
+    "make",
+    [
+        lambda: Floats(rel=-1),
+        lambda: Floats(abs=math.nan),
+        lambda: Json(rel=math.inf),
+        lambda: Json(abs=-1),
+        lambda: kattis(float_absolute=math.nan),
+        lambda: kattis(float_relative=-1),
+    ],
+    ids=itertools.count(),
 )
 def test_a_tolerance_is_a_number(make: Any) -> None:
     with pytest.raises(ValueError, match="finite number"):
         make()
+
+
+def test_dmoj_s_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="precision"):
+        dmoj(precision=-400)
+    with pytest.raises(ValueError, match="mode must be"):
+        dmoj(mode="best")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

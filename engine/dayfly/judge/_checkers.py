@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
-from dayfly._limits import number
+from dayfly._limits import integer, number
 
 QUOTED = 60
 """Characters of a token that feedback shows."""
@@ -195,6 +195,11 @@ class Kattis(Checker, frozen=True, tag="kattis", rename="camel"):
     float_absolute: float | None = None
     float_relative: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("float_absolute", "float_relative"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), least=0, most=1e300)
+
     def check(self, expected: bytes, output: bytes) -> Answer:
         """See Checker."""
         answer = _each("token", expected.split(), output.split(), self._alike)
@@ -220,24 +225,40 @@ class Dmoj(Checker, frozen=True, tag="dmoj"):
     """Digits behind the point."""
     mode: Literal["default", "absolute", "relative"] = "default"
 
+    def __post_init__(self) -> None:
+        if self.precision is not None:
+            integer("precision", self.precision, least=0, most=300)
+        if self.mode not in ("default", "absolute", "relative"):
+            raise ValueError(f"mode must be 'default', 'absolute' or 'relative', not {self.mode!r:.80}")
+
     def check(self, expected: bytes, output: bytes) -> Answer:
         """See Checker."""
-        wanted, found = ([line.split() for line in data.replace(b"\r", b"\n").split(b"\n") if line.strip()] for data in (expected, output))
+        lines = ([line.split() for line in data.replace(b"\r", b"\n").split(b"\n") if line] for data in (expected, output))
+        # With a precision, a line of blanks alone counts.
+        wanted, found = ([line for line in data if line or self.precision is not None] for data in lines)
         return _each("line", wanted, found, self._same_line)
 
     def _same_line(self, expected: list[bytes], output: list[bytes]) -> bool:
         return len(expected) == len(output) and all(map(self._alike, expected, output))
 
     def _alike(self, expected: bytes, output: bytes) -> bool:
-        wanted = None if self.precision is None else _number(expected)
+        try:
+            wanted = None if self.precision is None else float(expected)
+        except ValueError:
+            wanted = None
         if wanted is None or self.precision is None:
             return expected == output
-        found, epsilon = _number(output), 10.0**-self.precision
-        if found is None:
+        try:
+            found = float(output)
+        except ValueError:
             return False
-        low, high = sorted((wanted * (1 - epsilon), wanted * (1 + epsilon)))
+        epsilon = 10.0**-self.precision
         # Written so that a NaN is never right.
-        return (self.mode != "relative" and abs(found - wanted) <= epsilon) or (self.mode != "absolute" and low <= found <= high)
+        if self.mode == "relative":
+            low, high = sorted((wanted * (1 - epsilon), wanted * (1 + epsilon)))
+            return low <= found <= high
+        near = abs(found - wanted) <= epsilon
+        return near or (self.mode == "default" and abs(wanted) >= epsilon and abs(1.0 - found / wanted) <= epsilon)
 
 
 BuiltIn = Exact | Lines | Tokens | Floats | Json | SetEq | Lcb | SandboxFusion | Kattis | Dmoj
@@ -363,7 +384,7 @@ def _fusion_alike(expected: str, output: str) -> bool:
         wanted, found = float(expected), float(output)
     except ValueError:
         return False
-    return abs(found - wanted) / max(abs(wanted), 1e-15) < 1e-5
+    return abs(found - wanted) / max(abs(wanted), 1e-10) < 1e-5
 
 
 def _parsed(checker: Checker, expected: bytes, output: bytes) -> Answer:

@@ -174,6 +174,13 @@ def _validator(folder: Path, settings: Mapping[str, Any]) -> Checker:
         return Program(code=files[0].read_text("utf-8"), protocol="kattis", args=words)
     if str(settings.get("validation", "default")).startswith("custom"):
         raise ValueError(f"{folder}: validation is custom, and output_validators has no program")
+    try:
+        return _default_validator(words)
+    except ValueError as error:
+        raise ValueError(f"{folder}: the default validator: {error}") from None
+
+
+def _default_validator(words: Sequence[str]) -> Checker:
     chosen: dict[str, Any] = {}
     rest = iter(words)
     for word in rest:
@@ -183,7 +190,7 @@ def _validator(folder: Path, settings: Mapping[str, Any]) -> Checker:
             bound = float(next(rest, "nan"))
             chosen |= {name: bound for name in ("float_absolute", "float_relative") if word in ("float_tolerance", f"{name}_tolerance")}
         else:
-            raise ValueError(f"{folder}: the default validator has no flag {word!r:.80}")
+            raise ValueError(f"it has no flag {word!r:.80}")
     return kattis(**chosen)
 
 
