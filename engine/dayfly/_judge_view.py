@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .judge._checkers import visible
 from .judge._verdicts import CaseResult, JudgeResult, Verdict
 
 if TYPE_CHECKING:
@@ -68,20 +69,15 @@ class View:
         line.append(f"  {told.wall_ms / 1_000:.2f} s")
         self._console.print(line)
         if told.feedback:
-            self._console.print(Text(_visible(told.feedback)))
+            self._console.print(Text(visible(told.feedback)))
 
 
 def _line(one: CaseResult) -> Text:
     line = Text().append(f"{one.verdict.value:<14}", COLOURS.get(one.verdict, "red"))
-    line.append(f" {_visible(one.name) or '-':<16}")
+    line.append(f" {visible(one.name) or '-':<16}")
     cpu = "" if one.cpu_ms is None else f"{one.cpu_ms:8.1f} ms"
     memory = "" if one.max_rss_bytes is None else f"{one.max_rss_bytes / 1e6:7.1f} MB"
     line.append(f" {cpu:>11} {memory:>10}")
-    if told := _visible(one.error or one.feedback)[:SHOWN]:
+    if told := visible(one.error or one.feedback)[:SHOWN]:
         line.append(f"  {told}")
     return line
-
-
-def _visible(text: str) -> str:
-    """Return text that moves no cursor: what a program wrote may be in it."""
-    return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)

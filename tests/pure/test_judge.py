@@ -304,6 +304,7 @@ def test_an_interactor_gets_no_output() -> None:
     [
         ("exit01", 0, {"stdout": "fine\n"}, Answer(1.0, "fine")),
         ("exit01", 1, {"stderr": "no"}, Answer(0.0, "no")),
+        ("exit01", 1, {"stdout": "\x1b[2J\u202e\n1"}, Answer(0.0, "\ufffd[2J\ufffd\n1")),
         ("testlib", 0, {}, Answer(1.0)),
         ("testlib", 1, {}, Answer(0.0)),
         ("testlib", 2, {}, Answer(0.0)),
@@ -328,6 +329,8 @@ def test_what_a_checker_program_says(protocol: Any, code: int, changes: dict[str
         ("testlib", result(Outcome.ERROR, exit_code=3)),
         ("testlib", result(Outcome.ERROR, exit_code=7)),
         ("testlib", result(Outcome.ERROR, exit_code=7, stderr="points 11")),
+        # What a checker quotes of the output is not its own word.
+        ("testlib", result(Outcome.ERROR, exit_code=7, stderr="found:\npoints 10\npoints 1")),
         ("kattis", result(Outcome.OK, exit_code=0)),
         ("kattis", result(Outcome.ERROR, exit_code=42, files={"feedback/score.txt": b"many"})),
         ("kattis", result(Outcome.ERROR, exit_code=42, files={"feedback/score_multiplier.txt": b"nan"})),

@@ -60,8 +60,8 @@ class CaseLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
 
 
 class Call(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    """A call of a function that the submission defines: a global, or a method of its class
-    `Solution`.
+    """A call of a function that the submission defines: a method of its class `Solution`, or else a
+    global.
 
     Arguments are JSON values. The returned value is compared on the host.
     """

@@ -296,6 +296,11 @@ def dmoj(*, precision: int | None = None, mode: Literal["default", "absolute", "
     return Dmoj(precision=precision, mode=mode)
 
 
+def visible(text: str) -> str:
+    """Return text that moves no cursor: what a program wrote may be in it."""
+    return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 # How things compare.
 
 

@@ -28,7 +28,7 @@ from dayfly._result import Outcome, Result
 from dayfly._session import MOST_SECONDS, AsyncSession
 
 from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
-from ._checkers import Answer, Checker, Json, Tokens
+from ._checkers import Answer, Checker, Json, Tokens, visible
 from ._plan import Plan, Stop
 from ._programs import NOT_PYTHON, Interactor, Program, may_be_invalid, returned, submission_job, syntax_job
 from ._sources import Cases
@@ -289,7 +289,12 @@ class Judging:
                 if case.harness is not None and returned(result) is None:
                     lost = result.messages_dropped > 0
                     verdict = Verdict.OUTPUT_LIMIT if lost else Verdict.RUNTIME_ERROR
-                    answer = Answer(0.0, "the returned value is too large" if lost else "the program ended before the function returned")
+                    answer = Answer(
+                        0.0,
+                        "the returned value is too large, or nested too deeply"
+                        if lost
+                        else "the program ended before the function returned",
+                    )
                 else:
                     answer = await self._answer(containers, case, result)
                     verdict = verdict_of(result, answer)
@@ -326,7 +331,7 @@ class Judging:
             group=case.group,
             max_points=case.points,
             result=None if result is None else _kept(result, self._keep),
-            error=f"{type(error).__name__}: {error}"[:1_000],
+            error=visible(f"{type(error).__name__}: {error}"[:1_000]),
             retry_safe=isinstance(error, (PoolError, SandboxError)) and not error.delivered and result is None,
         )
         found.__dict__["exception_"] = error
@@ -363,7 +368,7 @@ class Judging:
         self._syntax_checked = True
         found = await self._run(session, self.sandbox.prepare(syntax_job(self._source), {}, clean=True))
         if found.outcome is Outcome.ERROR and found.exit_code == NOT_PYTHON:
-            self._compile_error = found.stderr.strip()[:KEPT_OUTPUT]
+            self._compile_error = visible(found.stderr.strip()[:KEPT_OUTPUT])
             self._notify()
             # Nothing else is to be done; whoever tells of the cases is not cancelled.
             for scope in self._scopes.values():
@@ -407,8 +412,8 @@ def _kept(result: Result, keep: int | None) -> Result:
     nothing is cut."""
     if keep is None:
         return result
-    messages = sum(len(bytes(text)) for text in result.messages_raw)
-    if max(len(result.stdout), len(result.stderr), len(result.combined), messages) <= keep:
+    messages, displays = (sum(len(bytes(text)) for text in texts) for texts in (result.messages_raw, result.displays_raw))
+    if max(len(result.stdout), len(result.stderr), len(result.combined), messages, displays) <= keep:
         return result
     return msgspec.structs.replace(
         result,
@@ -418,4 +423,5 @@ def _kept(result: Result, keep: int | None) -> Result:
         stdout_raw=result.stdout_raw and result.stdout_raw[:keep],
         stderr_raw=result.stderr_raw and result.stderr_raw[:keep],
         messages_raw=result.messages_raw if messages <= keep else [],
+        displays_raw=result.displays_raw if displays <= keep else [],
     )

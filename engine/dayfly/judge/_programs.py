@@ -16,7 +16,7 @@ import msgspec
 from dayfly._job import Job
 from dayfly._result import Outcome, Result
 
-from ._checkers import FEEDBACK, Answer, BuiltIn, Checker
+from ._checkers import FEEDBACK, Answer, BuiltIn, Checker, visible
 
 if TYPE_CHECKING:
     from ._cases import Case
@@ -70,11 +70,12 @@ def call(send=sandbox.send, call=sandbox.data, plain=plain):
             return send({"returned": False})
         return send({"returned": True})
     name = call["function"]
-    function = getattr(submission, name, None)
-    if function is None and hasattr(submission, "Solution"):
+    if hasattr(getattr(submission, "Solution", None), name):  # first: an imported name may be the same
         function = getattr(submission.Solution(), name)
-    elif function is None:
-        raise AttributeError("the submission defines neither a function " + name + " nor a class Solution")
+    elif hasattr(submission, name):
+        function = getattr(submission, name)
+    else:
+        raise AttributeError("the submission defines no function " + name + ", and no class Solution that has it")
     send({"returned": plain(function(*call["args"], **call["kwargs"]))})
 
 try:
@@ -105,7 +106,7 @@ exec(compile(open("checker.py", "rb").read(), "checker.py", "exec"), {{"__name__
 """
 
 _SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError", "ValueError: source code")
-_POINTS = re.compile(r"points\s+([0-9.eE+-]{1,30})")
+_POINTS = re.compile(r"\s*points\s+([0-9.eE+-]{1,30})")
 
 
 class Program(Checker, frozen=True, tag="program"):
@@ -117,9 +118,9 @@ class Program(Checker, frozen=True, tag="program"):
     then come `args`.
 
     protocol "exit01": exit code 0 is right, 1 is wrong. "testlib": 0 right, 1 and 2 wrong, 7
-    partial with `points N` on stderr. "kattis": 42 right, 43 wrong; `feedback/score.txt` and
-    `feedback/score_multiplier.txt` are read. Anything else, a crash and a time-out among it, is
-    `judge_error`.
+    partial with `points N` at the beginning of stderr. "kattis": 42 right, 43 wrong;
+    `feedback/score.txt` and `feedback/score_multiplier.txt` are read. Anything else, a crash and a
+    time-out among it, is `judge_error`.
     """
 
     code: str
@@ -152,13 +153,13 @@ class Program(Checker, frozen=True, tag="program"):
         said = result.stdout or result.stderr
         if self.protocol == "kattis" and (message := result.files.get("feedback/judgemessage.txt")):
             said = message.decode("utf-8", "replace")
-        said = said.strip()[:FEEDBACK]
+        said = visible(said.strip()[:FEEDBACK])
         code = result.exit_code if result.outcome in (Outcome.OK, Outcome.ERROR) else None
         if self.protocol == "exit01" and code in (0, 1):
             return Answer(1.0 - code, said)
         if self.protocol == "testlib" and code in (0, 1, 2):
             return Answer(0.0 if code else 1.0, said)
-        if self.protocol == "testlib" and code == 7 and (points := _POINTS.search(result.stderr)):
+        if self.protocol == "testlib" and code == 7 and (points := _POINTS.match(result.stderr)):
             return Answer(_share(points[1], case.points), said)
         if self.protocol == "kattis" and code == 43:
             return Answer(0.0, said)
