@@ -11,8 +11,31 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+Heard = Callable[[str, str], None]
+"""Is told the stream and the text of each piece of output when it arrives. What it raises ends the
+run, and its program."""
+
+
+class SessionOver(Exception):
+    """A session cannot go on. `delivered`: whether the program was handed over."""
+
+    def __init__(self, why: str, *, delivered: bool) -> None:
+        super().__init__(why)
+        self.delivered = delivered
+
+
+class Session(Protocol):
+    """One container that runs many programs, one after the other."""
+
+    def run(self, job: str | Mapping[str, Any], *, clean: bool = False, heard: Heard | None = None) -> dict[str, Any]:
+        """Run one program; `clean`: without the files of earlier ones. RuntimeError while another
+        one runs, SessionOver at the end."""
+
+    def close(self) -> None:
+        """End the container."""
 
 
 class Sandbox(Protocol):
@@ -22,9 +45,13 @@ class Sandbox(Protocol):
     def initialize(self) -> None:
         """Make the pool, and return when it can take programs."""
 
-    def run(self, job: str | Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, job: str | Mapping[str, Any], *, heard: Heard | None = None) -> dict[str, Any]:
         """Run one program; may be called from several threads at once. TypeError and ValueError for
         a job that makes no sense."""
+
+    def session(self, **bounds: float) -> Session:
+        """Open a session. The bounds are max_runs, max_seconds and idle_seconds; TypeError and
+        ValueError for those that make no sense."""
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -44,8 +71,9 @@ class Implementation(Protocol):
     def sandbox(self, image: str, settings: Mapping[str, Any]) -> Sandbox:
         """Return a sandbox whose containers are of `image`.
 
-        `settings` are pool_size, timeout_ms, memory_limit_mb, python ("2" or "3") and limits (a
-        mapping); what is not there is left to the implementation's default.
+        `settings` are pool_size, timeout_ms, memory_limit_mb, python ("2" or "3"), preload (names
+        of modules) and limits (a mapping); what is not there is left to the implementation's
+        default.
         """
 
     def server(self, image: str, *, port: int, key: str, settings: Mapping[str, Any]) -> list[str]:
@@ -90,23 +118,55 @@ class DayflySandbox:
     """dayfly's Sandbox, with answers in their JSON form."""
 
     def __init__(self, sandbox: Any) -> None:
-        import msgspec  # noqa: PLC0415 - dayfly's own way to JSON
-
-        self._encode = msgspec.json.encode
         self.sandbox = sandbox
 
     def initialize(self) -> None:
         """See Sandbox."""
         self.sandbox.initialize()
 
-    def run(self, job: str | Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, job: str | Mapping[str, Any], *, heard: Heard | None = None) -> dict[str, Any]:
         """See Sandbox."""
-        answer: dict[str, Any] = json.loads(self._encode(self.sandbox.run(job)))
-        return answer
+        return _answer(self.sandbox.run(job, on_output=_told(heard)))
+
+    def session(self, **bounds: float) -> Session:
+        """See Sandbox."""
+        session = self.sandbox.session(**bounds)
+        session.open()
+        return DayflySession(session)
 
     def close(self) -> None:
         """See Sandbox."""
         self.sandbox.close()
+
+
+class DayflySession:
+    """dayfly's Session, likewise."""
+
+    def __init__(self, session: Any) -> None:
+        import dayfly  # noqa: PLC0415
+
+        self.session = session
+        self._lost = dayfly.SessionLost
+
+    def run(self, job: str | Mapping[str, Any], *, clean: bool = False, heard: Heard | None = None) -> dict[str, Any]:
+        """See Session."""
+        try:
+            return _answer(self.session.run(job, clean=clean, on_output=_told(heard)))
+        except self._lost as error:
+            raise SessionOver(str(error), delivered=error.delivered) from error
+
+    def close(self) -> None:
+        """See Session."""
+        self.session.close()
+
+
+def _answer(result: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(result.to_json())
+    return answer
+
+
+def _told(heard: Heard | None) -> Callable[[Any], None] | None:
+    return heard and (lambda piece: heard(piece.stream, piece.text))
 
 
 def load(name: str, docker_host: str, runtime: str | None) -> Implementation:

@@ -207,7 +207,7 @@ class RunnerFrames:
 
     def said(self, frame: Mapping[str, Any]) -> None:
         """Note what the host says."""
-        if frame["type"] in ("put", "stdin"):
+        if frame["type"] in ("put", "stdin", "stop"):
             return
         self._state = frame["type"]
         if self._state == "hello":
@@ -339,6 +339,10 @@ class Driver:
         """Open a session, and return the answer."""
         self.say({"type": "open", "files": [*files], "scratch": [*scratch]})
         return self.next()
+
+    def stop(self) -> None:
+        """End the program that runs in a session."""
+        self.say({"type": "stop"})
 
     def next(self) -> dict[str, Any]:
         """Return the next frame; EOFError if the runner has ended."""

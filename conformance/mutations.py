@@ -9,9 +9,14 @@ the inside, and only this one changes it.
 
 from __future__ import annotations
 
+import atexit
+import base64
 import contextlib
 import copy
+import functools
+import json
 import re
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 from unittest import mock
@@ -21,6 +26,7 @@ from conformance.oracle import Oracle, PlainContainer
 
 Answer = dict[str, Any]
 Body = dict[str, Any]
+Run = Callable[..., Answer]
 
 
 class Broken(adapter.Dayfly):
@@ -48,11 +54,26 @@ class Broken(adapter.Dayfly):
         """Return the answer to give instead of the true one."""
         return given
 
+    def bounds(self, given: dict[str, float]) -> dict[str, float]:
+        """Return the bounds of a session to use instead of those given."""
+        return given
+
+    def run(self, true: Run, job: Any, **options: Any) -> Answer:
+        """Run a job, in a session or not; `true` does it as it should be done."""
+        return self.answer(true(self.job(job), **options))
+
     def sandbox(self, image: str, settings: Mapping[str, Any]) -> adapter.Sandbox:
         """See Implementation."""
         sandbox = super().sandbox(image, self.settings(dict(settings)))
-        run = sandbox.run
-        sandbox.run = lambda job: self.answer(run(self.job(job)))  # type: ignore[method-assign]
+        session = sandbox.session
+
+        def opened(**bounds: float) -> adapter.Session:
+            made = session(**self.bounds(bounds))
+            made.run = functools.partial(self.run, made.run)  # type: ignore[method-assign]
+            return made
+
+        sandbox.session = opened  # type: ignore[method-assign]
+        sandbox.run = functools.partial(self.run, sandbox.run)  # type: ignore[method-assign]
         return sandbox
 
 
@@ -167,6 +188,26 @@ class FilterOff(BrokenBody):
         host["SecurityOpt"] = ["no-new-privileges", "seccomp=unconfined"]
 
 
+class NameUnknown(BrokenBody):
+    """The container has a name that it cannot resolve."""
+
+    clause, because = "confined.names", "gaierror"
+
+    def change(self, body: Body, host: Body) -> None:
+        """See BrokenBody."""
+        body["Hostname"] = "another"
+
+
+class LimitsHard(BrokenBody):
+    """No limit may be raised."""
+
+    clause, because = "limit.raised", "not allowed to raise"
+
+    def change(self, body: Body, host: Body) -> None:
+        """See BrokenBody."""
+        host["Ulimits"] = [{**limit, "Hard": limit["Soft"]} for limit in host["Ulimits"]]
+
+
 class PidsOpen(BrokenBody):
     """Three times the processes."""
 
@@ -252,24 +293,155 @@ class DefaultMemory(Broken):
         return {"memory_limit_mb": 50 * 2**20 / 1e6, **given}
 
 
-class TimeoutIgnored(Broken):
+class Ignored(Broken):
+    """A member of the job is ignored."""
+
+    member: ClassVar[str]
+
+    def job(self, given: Any) -> Any:
+        """See Broken."""
+        return {name: value for name, value in given.items() if name != self.member} if isinstance(given, dict) else given
+
+
+class TimeoutIgnored(Ignored):
     """A run's own time limit is ignored."""
 
     clause, because = "run.timeout", "False is True"
-
-    def job(self, given: Any) -> Any:
-        """See Broken."""
-        return {name: value for name, value in given.items() if name != "timeoutMs"} if isinstance(given, dict) else given
+    member = "timeoutMs"
 
 
-class VersionIgnored(Broken):
+class VersionIgnored(Ignored):
     """v3 is ignored."""
 
     clause, because = "run.v3", r"'2\\n' == '3\\n'"
+    member = "v3"
+
+
+class ProcessorTimeIgnored(Ignored):
+    """A limit of processor time is ignored."""
+
+    clause, because = "limit.cpu-time", r"'timeout', T.*== \('timeout', T"
+    member = "cpuLimitMs"
+
+
+class ArgsIgnored(Ignored):
+    """args are ignored."""
+
+    clause, because = "run.args", r"\['main.py'\]"
+    member = "args"
+
+
+class EnvIgnored(Ignored):
+    """env is ignored."""
+
+    clause, because = "run.env", "None"
+    member = "env"
+
+
+class StdinIgnored(Ignored):
+    """Bytes of standard input are ignored."""
+
+    clause, because = "run.stdin", "'0 "
+    member = "stdinBytes"
+
+
+class SeedIgnored(Ignored):
+    """seed is ignored."""
+
+    clause, because = "run.seed", r"assert '\["
+    member = "seed"
+
+
+class MergeIgnored(Ignored):
+    """mergeStderr is ignored."""
+
+    clause, because = "answer.merged", "0002"
+    member = "mergeStderr"
+
+
+class FilesIgnored(Ignored):
+    """files are ignored."""
+
+    clause, because = "files.in", "text.txt"
+    member = "files"
+
+
+class FetchIgnored(Ignored):
+    """fetch is ignored."""
+
+    clause, because = "files.out", "{} == {"
+    member = "fetch"
+
+
+class BytesDecoded(Broken):
+    """Bytes of code pass for UTF-8."""
+
+    clause, because = "run.bytes", "assert"
 
     def job(self, given: Any) -> Any:
         """See Broken."""
-        return {name: value for name, value in given.items() if name != "v3"} if isinstance(given, dict) else given
+        return {"code": base64.b64decode(given["codeBytes"]).decode(errors="replace")} if "codeBytes" in given else given
+
+
+class TextRefused(Broken):
+    """Text that is no UTF-8 is no code."""
+
+    clause, because = "run.text", "surrogates not allowed"
+
+    def job(self, given: Any) -> Any:
+        """See Broken."""
+        if isinstance(given, dict):
+            given["code"].encode()
+        return given
+
+
+class HeardLate(Broken):
+    """What is to be heard is told at the end."""
+
+    clause, because = "answer.streamed", "came at the end"
+
+    def run(self, true: Run, job: Any, *, heard: adapter.Heard | None = None, **options: Any) -> Answer:
+        """See Broken."""
+        answer = true(job, **options)
+        if heard:
+            heard("stdout", answer["stdout"])
+        return answer
+
+
+class CutLost(Broken):
+    """What is cut off at the end of the output is lost."""
+
+    clause, because = "answer.streamed", "ufffd|\ufffd"
+
+    def answer(self, given: Answer) -> Answer:
+        """See Broken."""
+        return {**given, "stdout": given["stdout"].rstrip("\ufffd")}
+
+
+class PreloadIgnored(Broken):
+    """preload is ignored."""
+
+    clause, because = "preload.there", "False False"
+
+    def settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        """See Broken."""
+        return {name: value for name, value in given.items() if name != "preload"}
+
+
+class PreloadUnnoticed(PreloadIgnored):
+    """The same: so what cannot be imported is not noticed."""
+
+    clause, because = "preload.refused", "DID NOT RAISE"
+
+
+class FileLimitsIgnored(Broken):
+    """The limits of files are ignored."""
+
+    clause, because = "files.bounds", r"\['f0', 'f1'"
+
+    def settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        """See Broken."""
+        return {name: value for name, value in given.items() if name != "limits"}
 
 
 class OrderLost(Broken):
@@ -342,7 +514,7 @@ class _Reused(adapter.DayflySandbox):
         }
         self._container = self._open.enter_context(PlainContainer.started(self._oracle, self._image, {"Config": body}))
 
-    def run(self, job: Any) -> Answer:
+    def run(self, job: Any, *, heard: adapter.Heard | None = None) -> Answer:
         code = job if isinstance(job, str) else job["code"]
         timeout = 5 if isinstance(job, str) else job.get("timeoutMs", 5_000) / 1_000
         status, stdout, stderr = self._container.run(
@@ -371,6 +543,235 @@ class TracesVisible(ContainerReused):
     """The same, seen by what one program leaves for the next."""
 
     clause, because = "pool.traceless", "/tmp"
+
+
+# Sessions.
+
+
+class SessionLeftOpen(Broken):
+    """A session that is closed keeps its container."""
+
+    clause, because = "session.container", "the session is closed"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        from dayfly._session import AsyncSession  # noqa: PLC0415
+
+        async def close(_: AsyncSession) -> None:
+            """End nothing."""
+
+        mock.patch.object(AsyncSession, "close", close).start()
+
+
+class StateKept(Broken):
+    """A program finds an object of an earlier one."""
+
+    clause, because = "session.fresh", r"\[True, "
+
+    def job(self, given: Any) -> Any:
+        """See Broken."""
+        return f"import builtins\nbuiltins.kept = 'kept'\n{given}"
+
+
+class CleanIgnored(Broken):
+    """clean is ignored."""
+
+    clause, because = "session.files", "main.py"
+
+    def run(self, true: Run, job: Any, *, clean: bool = False, **options: Any) -> Answer:
+        """See Broken."""
+        return true(job, **options)
+
+
+class SecondWaits(Broken):
+    """A second program at once waits for the first."""
+
+    clause, because = "session.one", "DID NOT RAISE"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        self._lock = threading.Lock()
+
+    def run(self, true: Run, job: Any, **options: Any) -> Answer:
+        """See Broken."""
+        with self._lock:
+            return true(job, **options)
+
+
+class FailureEndsAll(Broken):
+    """A session ends with the first program that fails."""
+
+    clause, because = "session.survives", "a program has failed"
+    failed = False
+
+    def run(self, true: Run, job: Any, **options: Any) -> Answer:
+        """See Broken."""
+        if self.failed:
+            raise adapter.SessionOver("a program has failed", delivered=False)
+        answer = true(job, **options)
+        self.failed = answer["isError"]
+        return answer
+
+
+class StopIgnored(Broken):
+    """A program that its caller has left goes on."""
+
+    clause, because = "session.stopped", "'early'"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        from dayfly._container import Container  # noqa: PLC0415
+
+        mock.patch.object(Container, "stop").start()
+
+
+class BoundsIgnored(Broken):
+    """A session's bounds are ignored."""
+
+    clause, because = "session.bounds", "nobody has closed the session"
+
+    def bounds(self, given: dict[str, float]) -> dict[str, float]:
+        """See Broken."""
+        return {}
+
+
+class DeliveryUntold(Broken):
+    """A lost container's program passes for one that was not handed over."""
+
+    clause, because = "session.lost", "False is True"
+
+    def run(self, true: Run, job: Any, **options: Any) -> Answer:
+        """See Broken."""
+        try:
+            return true(job, **options)
+        except adapter.SessionOver as error:
+            error.delivered = False
+            raise
+
+
+class CountersSummed(Broken):
+    """An answer counts what earlier programs did."""
+
+    clause, because = "session.counters", r"ills': 1"
+    kills = 0
+
+    def answer(self, given: Answer) -> Answer:
+        """See Broken."""
+        self.kills += given["oomKills"]
+        return {**given, "oomKills": self.kills}
+
+
+# What the runner does.
+
+
+class BrokenRunner(Broken):
+    """The runner in the image is changed in one place: in this module, `old` becomes `new`."""
+
+    file: ClassVar[str]
+    old: ClassVar[str]
+    new: ClassVar[str]
+
+    def image(self, *, python2: bool = False) -> str:
+        """See Implementation."""
+        docker_host = self._options["docker_host"]
+        assert docker_host is not None
+        return _changed(docker_host, super().image(python2=python2), self.file, self.old, self.new)
+
+
+@functools.cache
+def _changed(docker_host: str, image: str, file: str, old: str, new: str) -> str:
+    oracle = Oracle(docker_host)
+    atexit.register(oracle.close)
+    code = f"import dayfly_runner.{file} as m, json, sys; print(json.dumps([m.__file__, m.__cached__, open(m.__file__).read()]))"
+    with oracle.attached({"Image": image, "Entrypoint": ["python3", "-c", code], "Cmd": []}) as attached:
+        source, cached, text = json.loads(attached.line())
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {source}"
+    # An empty file is no compiled module, so Python reads the source.
+    return oracle.mark(image, {source: text.replace(old, new).encode(), cached: b""}).image
+
+
+class TimeOutUntold(BrokenRunner):
+    """The runner does not say that the time was up."""
+
+    clause, because = "protocol.dialogue", r"\(False, 9\)"
+    file, old, new = "_parent", "run.timed_out and signalled", "False"
+
+
+class OutputUnbounded(BrokenRunner):
+    """The runner sends output beyond its limit."""
+
+    clause, because = "protocol.bounds", "ProtocolError"
+    file, old, new = "_parent", "kept = data[: self._left]", "kept = data"
+
+
+class EndOfInputUntold(BrokenRunner):
+    """The runner says another exit status when its stdin has ended."""
+
+    clause, because = "protocol.stdin-end", "== 67"
+    file, old, new = "_parent", "= 64, 65, 66, 67, 70", "= 64, 65, 66, 0, 70"
+
+
+class RefusalUntold(BrokenRunner):
+    """The runner says another exit status when the host breaks the protocol."""
+
+    clause, because = "protocol.refusals", "== 64"
+    file, old, new = "_parent", "= 64, 65, 66, 67, 70", "= 70, 65, 66, 67, 70"
+
+
+class MembersUnchecked(BrokenRunner):
+    """The runner takes a frame that lacks a member."""
+
+    clause, because = "protocol.vectors", "host_"
+    file, old, new = "_frames", "if members.keys() != table.keys():", "if not members.keys() <= table.keys():"
+
+
+class NotWiped(BrokenRunner):
+    """The runner does not wipe files for a program that says clean."""
+
+    clause, because = "protocol.session", "kept"
+    file, old, new = "_session", "        _wipe(self._files)", "        pass"
+
+
+class StopDropped(BrokenRunner):
+    """The runner takes a stop, and does nothing."""
+
+    clause, because = "protocol.stop", "'next'"
+    file, old, new = "_parent", "self.run.stopped = True", "pass"
+
+
+class FileCut(BrokenRunner):
+    """The runner sends less of a file than there is."""
+
+    clause, because = "protocol.files", "out/copy"
+    file, old, new = "_files", "self._send(path, data, not following)", "self._send(path, data[:-1], not following)"
+
+
+class NothingWanted(BrokenRunner):
+    """The runner asks for no more standard input."""
+
+    clause, because = "protocol.want", "timed out"
+    file, old, new = "_parent", "if run.fed >= MORE_STDIN and", "if False and"
+
+
+class PreloadDropped(BrokenRunner):
+    """The runner imports nothing before it is ready."""
+
+    clause, because = "protocol.preload", "False"
+    file, old, new = "_parent", 'self.order({"preload": self.preload})', 'self.order({"preload": []})'
+
+
+class LinksFollowed(BrokenRunner):
+    """The runner sends what a link leads to."""
+
+    clause, because = "files.kinds", "link"
+    file, old, new = "_files", "_READ = os.O_RDONLY | os.O_NOFOLLOW |", "_READ = os.O_RDONLY |"
+
+
+class ScratchKept(BrokenRunner):
+    """The runner leaves shared memory between two programs."""
+
+    clause, because = "session.traceless", "/dev/"
+    file, old, new = "_session", "_wipe(self._scratch)", "pass"
 
 
 ALL: dict[str, type[Broken]] = {

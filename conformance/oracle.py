@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
 import socket
 import struct
+import tarfile
 import threading
 import time
 import uuid
@@ -122,14 +124,16 @@ class Oracle:
 
     # Images and marks.
 
-    def mark(self, image: str) -> Marked:
-        """Make an image that differs from `image` in one label, by which its containers are
-        known."""
+    def mark(self, image: str, files: Mapping[str, bytes] | None = None) -> Marked:
+        """Make an image that differs from `image` in one label, by which its containers are known,
+        and in these files."""
         mark = f"{self._session_id}.{len(self._images)}"
         template = self.call("POST", "/containers/create", {"Image": image, "Labels": {MARK: "none"}})["Id"]
         tag = f"conformance-{self._session_id[:12]}:{len(self._images)}"
         name, _, version = tag.partition(":")
         try:
+            if files:
+                self.call("PUT", f"/containers/{template}/archive?path=/", data=_tar(files))
             self.call("POST", "/commit", {}, container=template, repo=name, tag=version, pause="0", changes=f"LABEL {MARK}={mark}")
         finally:
             self.call("DELETE", f"/containers/{template}", force="1")
@@ -162,6 +166,16 @@ class Oracle:
             if attached is not None:
                 attached.close()
             self.call("DELETE", f"/containers/{container}", force="1", ok=False)
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mtime = len(content), int(time.time())
+            tar.addfile(member, io.BytesIO(content))
+    return whole.getvalue()
 
 
 def _action(event: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from conformance.report import clause, not_applicable
 def inside(box: Box, code: str, **job: Any) -> Any:
     """Run a program that prints one line of JSON, and return its value."""
     answer = box.run({"code": code, **job})
-    assert answer["stderr"] == "", answer["stderr"]
+    # The last line first: it says what went wrong, and the report shows one line.
+    assert answer["stderr"] == "", answer["stderr"].strip().rpartition("\n")[2] + "\n" + answer["stderr"]
     return json.loads(answer["stdout"])
 
 
@@ -271,6 +272,19 @@ def test_the_program_gets_its_share_of_the_processors(new_box: NewBox, gvisor: b
     code = "import os, time\nend = time.monotonic() + 3\nchild = os.fork()\nwhile time.monotonic() < end: pass\nif child:\n    os.wait()\n    print(sum(os.times()[:4]))\nelse: os._exit(0)"
     used = float(box.run(code)["stdout"])
     assert 0 < used < 3 * 0.5 + (0.9 if not gvisor else 2)
+
+
+@clause("limit.cpu-time")
+@pytest.mark.parametrize("code", ["while True: pass", "import os\nfor _ in range(2): os.fork()\nwhile True: pass"], ids=["one", "four"])
+def test_a_program_over_its_processor_time_is_killed(new_box: NewBox, code: str, gvisor: bool) -> None:
+    if gvisor:
+        not_applicable("gVisor shows no processor time of a container")
+    box = new_box(limits={"cpus": 0.5})
+    late = box.run({"code": f"print('before', flush=True)\n{code}", "cpuLimitMs": 500, "timeoutMs": 20_000})
+    assert (late["outcome"], late["timedOut"], late["cpuLimited"], late["stdout"]) == ("timeout", True, True, "before\n")
+    assert 500 <= late["cpuMs"] < 5_000
+    waiting = box.run({"code": "import time\ntime.sleep(1)", "cpuLimitMs": 900})
+    assert (waiting["outcome"], waiting["cpuLimited"]) == ("ok", False)
 
 
 PIDS_UNDER_GVISOR = "gVisor's processes are its kernel's own, which the host's limit does not count; the container's memory ends them"

@@ -57,11 +57,22 @@ def lines(reports: list[dict[str, Any]]) -> Iterator[str]:
             yield from textwrap.wrap(f"  - {names}: {reason[:600]}", COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
 
 
+def _columns(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one report for each column: a later one replaces what it has judged again."""
+    columns: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        before = columns.get(report["column"], report)
+        known = {row["id"]: row for row in before["clauses"]}
+        rows = [row if row["state"] in ("passed", "failed") else known.get(row["id"], row) for row in report["clauses"]]
+        columns[report["column"]] = {**report, "clauses": rows}
+    return list(columns.values())
+
+
 def main() -> None:
     """Print the page."""
     files = [Path(name) for name in sys.argv[1:]]
     reports = [json.loads(file.read_text()) for file in files if file.suffix == ".json"]
-    print("\n".join(lines(reports)))  # noqa: T201
+    print("\n".join(lines(_columns(reports))))  # noqa: T201
     for file in files:
         if file.suffix == ".md":
             print(f"\n## {file.stem.capitalize()}\n\n{file.read_text()}", end="")  # noqa: T201
