@@ -21,7 +21,9 @@ _LOOKS, _PAUSE = 10, 0.002
 """How often, and how many seconds apart, to look for what the kernel may still be removing."""
 _IPC = (("shm", "shmctl"), ("sem", "semctl"), ("msg", "msgctl"))
 _LIMITS = 16  # RLIM_NLIMITS
-_COUNTED = (b"used", b"inuse", b"orphan", b"tw")
+_COUNTED = (b"used", b"inuse", b"tw")
+"""Of /proc/net/sockstat, what is of this network namespace. `orphan` is of the whole host; those of
+this namespace are in `inuse` or `tw`."""
 
 
 class Left(Exception):

@@ -3,8 +3,10 @@ next."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -236,6 +238,21 @@ print(found)
 def test_nothing_but_files_is_left_of_a_program(session: Session) -> None:
     session.run(MARKERS, timeout_ms=2_000)
     assert session.run(LOOK).stdout == "[]\n"
+
+
+def test_closed_connections_of_the_host_are_not_the_programs(session: Session) -> None:
+    session.run("print(1)")
+    with contextlib.ExitStack() as peers, socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(20):
+            peers.enter_context(socket.create_connection(server.getsockname()))
+            connection, _ = server.accept()
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection.send(bytes(65_536))
+            connection.close()  # and what was not read keeps it: an orphan, in the kernel's words
+        for number in range(3):
+            assert session.run(f"print({number})").stdout == f"{number}\n"
 
 
 OTHERS = """
