@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HEAD = (
-    "The last run of each column. `python -m conformance.engines.results` makes this page from the reports. ✓ passed, **✗** failed, "
+    "The last run of each column; a clause that was judged again has its last result. `python -m conformance.engines.results` makes this page from the reports. ✓ passed, **✗** failed, "
     "n/a: not applicable (the reason is below), empty: not run in this column."
 )
 COLUMNS = 100
