@@ -32,6 +32,7 @@ from dayfly.judge import (
     Program,
     Tokens,
     Verdict,
+    _programs,
     lcb,
 )
 
@@ -289,6 +290,12 @@ def test_two_programs_talk(sandbox: Sandbox, code: str, verdict: Verdict) -> Non
     assert verdicts(told) == [verdict.value] * 2, told
 
 
+def test_an_interactor_outlives_a_silent_submission(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_programs, "CHECKER_TIMEOUT_MS", 500)
+    told = sandbox.judge("input()", [Case(stdin="1")], checker=Interactor(code=KEEPER), limits=CaseLimits(wall_ms=2_000))
+    assert verdicts(told) == ["time_limit"], told
+
+
 def test_a_conversation_is_kept_up_to_a_bound(sandbox: Sandbox) -> None:
     told = sandbox.judge(GUESS, [Case(stdin="750000")], checker=Interactor(code=KEEPER))
     assert told.cases[0].transcript == "> 500000\n< higher\n> 750000\n< yes\n"
@@ -470,15 +477,6 @@ def test_eight_judgings_at_once(sandbox: Sandbox) -> None:
     assert found == [Verdict.ACCEPTED] * 8
 
 
-DISPLAY = """\
-import os
-body = b'"' + b"x" * 500_000 + b'"'
-item = (len(body) | 1 << 31).to_bytes(4, "big") + body
-while item:
-    item = item[os.write(1000, item) :]
-"""
-
-
 def test_output_is_kept_up_to_a_bound() -> None:
     with Sandbox(limits=Limits(stdout_bytes=2_000_000)) as sandbox:
         cases = [Case(expected="x" * 500_000), Case(expected="y")]
@@ -487,7 +485,7 @@ def test_output_is_kept_up_to_a_bound() -> None:
         assert [(case.cut, case.result and len(case.result.stdout)) for case in told.cases] == [(True, 100)] * 2
         whole = sandbox.judge("print('x' * 500_000)", cases[:1], keep_output=None).cases[0]
         assert (whole.cut, whole.result and len(whole.result.stdout)) == (False, 500_001)
-        shown = sandbox.judge(DISPLAY, [Case()]).cases[0]
+        shown = sandbox.judge("import sandbox\nsandbox.display('x' * 500_000)", [Case()]).cases[0]
         assert (shown.cut, shown.result and shown.result.displays_raw) == (True, [])
 
 

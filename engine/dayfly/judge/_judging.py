@@ -21,7 +21,7 @@ import msgspec
 
 from dayfly import _events as events
 from dayfly._errors import DayflyError, PoolClosed, PoolError, SandboxError
-from dayfly._job import Job, RunOptions
+from dayfly._job import MAX_TIMEOUT_MS, Job, RunOptions
 from dayfly._limits import Limits, integer, number
 from dayfly._messages import Request
 from dayfly._result import Outcome, Result
@@ -272,9 +272,11 @@ class Judging:
         try:
             if isinstance(checker := case.checker or self._checker, Interactor):
                 assert containers.checker is not None
-                wanted = self.sandbox.prepare(checker.job(case), {}, clean=True)
+                own, job = self._requests[index], checker.job(case)
+                # It outlives a submission that says nothing: the submission's own limit decides.
+                job = msgspec.structs.replace(job, timeout_ms=min((job.timeout_ms or 0) + own.run.timeout_ms, MAX_TIMEOUT_MS))
                 talk = Talk(containers.submission, containers.checker)
-                result = await talk.hold(self._requests[index], wanted)
+                result = await talk.hold(own, self.sandbox.prepare(job, {}, clean=True))
             else:
                 result = await self._run(containers.submission, self._requests[index])
             if may_be_invalid(result) and not self._syntax_checked:
