@@ -477,6 +477,15 @@ def test_eight_judgings_at_once(sandbox: Sandbox) -> None:
     assert found == [Verdict.ACCEPTED] * 8
 
 
+DISPLAY = """\
+import os
+body = b'{text}' % (b"x" * 500_000)
+item = (len(body) | 1 << 31).to_bytes(4, "big") + body
+while item:
+    item = item[os.write(1000, item) :]
+"""
+
+
 def test_output_is_kept_up_to_a_bound() -> None:
     with Sandbox(limits=Limits(stdout_bytes=2_000_000)) as sandbox:
         cases = [Case(expected="x" * 500_000), Case(expected="y")]
@@ -485,8 +494,10 @@ def test_output_is_kept_up_to_a_bound() -> None:
         assert [(case.cut, case.result and len(case.result.stdout)) for case in told.cases] == [(True, 100)] * 2
         whole = sandbox.judge("print('x' * 500_000)", cases[:1], keep_output=None).cases[0]
         assert (whole.cut, whole.result and len(whole.result.stdout)) == (False, 500_001)
-        shown = sandbox.judge("import sandbox\nsandbox.display('x' * 500_000)", [Case()]).cases[0]
-        assert (shown.cut, shown.result and shown.result.displays_raw) == (True, [])
+        # A display, and what claims to be the last value of a program that was not asked for it.
+        for text in ('{"text/plain": "%s"}', '{"application/vnd.dayfly.value+json": {"repr": "%s"}}'):
+            shown = sandbox.judge(DISPLAY.format(text=text), [Case()]).cases[0]
+            assert (shown.cut, shown.result and (shown.result.displays_raw, shown.result.last_value)) == (True, ([], None))
 
 
 def test_bad_input_costs_nothing(sandbox: Sandbox) -> None:

@@ -44,6 +44,8 @@ KEPT_OUTPUT = 4_096
 MOST_WORKERS = 1_000
 INLINE = 100_000
 """Bytes that are compared on the event loop; more in a thread."""
+NOTHING = msgspec.Raw(b"null")
+"""The JSON text of a last value that there is not."""
 WALL_FACTOR, WALL_MARGIN = 3.0, 1_000.0
 """Wall time that a CPU limit implies: times, and milliseconds on top. A waiting program must end, a
 loaded host must not matter."""
@@ -414,7 +416,8 @@ def _kept(result: Result, keep: int | None) -> Result:
     nothing is cut."""
     if keep is None:
         return result
-    messages, displays = (sum(len(bytes(text)) for text in texts) for texts in (result.messages_raw, result.displays_raw))
+    shown = [text for text in (*result.displays_raw, result.last_value_raw) if bytes(text) != bytes(NOTHING)]
+    messages, displays = (sum(len(bytes(text)) for text in texts) for texts in (result.messages_raw, shown))
     if max(len(result.stdout), len(result.stderr), len(result.combined), messages, displays) <= keep:
         return result
     return msgspec.structs.replace(
@@ -426,4 +429,5 @@ def _kept(result: Result, keep: int | None) -> Result:
         stderr_raw=result.stderr_raw and result.stderr_raw[:keep],
         messages_raw=result.messages_raw if messages <= keep else [],
         displays_raw=result.displays_raw if displays <= keep else [],
+        last_value_raw=result.last_value_raw if displays <= keep else NOTHING,
     )
