@@ -7,6 +7,7 @@ import os
 import resource
 import site
 import sys
+import time
 
 
 def listing(path):
@@ -19,6 +20,17 @@ def lines(path):
             return len(file.readlines())
     except OSError:
         return None
+
+
+def processes():
+    # In a session, the process between the zygote and this one may still be on its way out.
+    count = 0
+    for _ in range(200):
+        count = len([name for name in os.listdir("/proc") if name.isdigit()])
+        if count <= 3:
+            break
+        time.sleep(0.01)
+    return count
 
 
 def digest(path):
@@ -40,7 +52,7 @@ json.dump(
     {
         "files": {folder: listing(folder) for folder in ("/", "/tmp", "/sandbox", "/dev", "/dev/shm", "/dev/mqueue")},
         "digests": {path: digest(path) for path in files},
-        "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+        "processes": processes(),
         "environment": dict(os.environ),
         "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
         "tables": {

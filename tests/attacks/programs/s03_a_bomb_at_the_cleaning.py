@@ -6,6 +6,8 @@
 # before_the_deadline = true
 # [[runs]]
 # args = ["before the end"]
+# outcomes = ["ok", "out_of_memory"]
+# lost = true
 # [[runs]]
 # args = ["at the end"]
 # [[runs]]
