@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -28,6 +28,7 @@ from mcp.types import (
     TextResourceContents,
     ToolAnnotations,
 )
+from msgspec import UNSET
 from pydantic import BaseModel, Field
 
 from ._errors import DayflyError, SessionLost
@@ -36,6 +37,7 @@ from ._result import SVG, Outcome, Result
 from ._sandbox import AsyncSandbox
 from ._session import MOST_SECONDS, AsyncSession
 from ._version import __version__
+from .judge import Call, Case, JudgeResult, Verdict
 
 INTERNAL_ERROR = -32603
 """JSON-RPC's number."""
@@ -46,6 +48,41 @@ MOST_IMAGES = 5
 Run = Callable[[Job, Any], Awaitable[Result]]
 """Runs a job of a call, whose Context is the second argument. DayflyError becomes a protocol error,
 ValueError one of the tool's."""
+
+
+Judge = Callable[[str, Sequence[Case], Any], Awaitable[JudgeResult]]
+"""Judges a submission of a call, whose Context is the last argument. Errors as for Run."""
+MOST_CASES = 100
+MOST_FAILURES = 10
+"""Failures in the text of a result; all are in the structured content."""
+
+
+class TestCase(BaseModel):
+    """A case: input and expected output, or a call of a function and the expected value."""
+
+    stdin: str = ""
+    expected_output: str | None = None
+    function: str | None = None
+    args: list[Any] = []
+    expected: Any = None
+
+
+class CaseOutput(BaseModel):
+    """What became of a case."""
+
+    verdict: str
+    feedback: str
+    stdout: str
+    stderr: str
+
+
+class TestOutput(BaseModel):
+    """What became of a submission."""
+
+    verdict: str
+    passed: int
+    total: int
+    cases: list[CaseOutput]
 
 
 class FileInfo(BaseModel):
@@ -85,8 +122,8 @@ def described(*, python: str, memory_mb: float, max_seconds: float, keep_files: 
     )
 
 
-def server(run: Run, *, description: str, max_seconds: float) -> MCPServer[Any]:
-    """Return an MCP server with the tool `run_python`."""
+def server(run: Run, judge: Judge, *, description: str, max_seconds: float) -> MCPServer[Any]:
+    """Return an MCP server with the tools `run_python` and `run_python_tests`."""
     mcp: MCPServer[Any] = MCPServer(
         "dayfly", version=__version__, instructions="Runs untrusted Python, each program in a container of its own."
     )
@@ -122,7 +159,56 @@ def server(run: Run, *, description: str, max_seconds: float) -> MCPServer[Any]:
             raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
         return answer(result)
 
+    @mcp.tool(description=TESTS, annotations=annotations.model_copy(update={"title": "Test Python"}))
+    async def run_python_tests(
+        code: Annotated[str, Field(description="The program, or the module with the function.")],
+        cases: Annotated[list[TestCase], Field(description="The cases.", min_length=1, max_length=MOST_CASES)],
+        ctx: Context[Any, Any],
+    ) -> Annotated[CallToolResult, TestOutput]:
+        try:
+            told = await judge(code, [_case(case) for case in cases], ctx)
+        except (TypeError, ValueError) as error:
+            raise ToolError(str(error)) from None
+        except DayflyError as error:
+            raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
+        if told.verdict is Verdict.JUDGE_ERROR:
+            raise MCPError(INTERNAL_ERROR, "the sandbox failed while it judged")
+        return test_answer(told)
+
     return mcp
+
+
+TESTS = (
+    "Run a Python program, or a function that it defines, on test cases, each in a fresh interpreter without network, and say which "
+    "fail. A case has `stdin` and `expected_output`, compared word by word; or `function`, `args` and `expected`, a JSON value."
+)
+
+
+def _case(case: TestCase) -> Case:
+    if case.function is not None:
+        return Case(stdin=case.stdin, call=Call(case.function, case.args), expected=case.expected)
+    return Case(stdin=case.stdin, expected=UNSET if case.expected_output is None else case.expected_output)
+
+
+def test_answer(told: JudgeResult) -> CallToolResult:
+    """Return a verdict as text that a model reads, and as structured content beside it."""
+    outputs = [
+        CaseOutput(
+            verdict=case.verdict.value,
+            feedback=case.feedback,
+            stdout="" if case.result is None else case.result.stdout,
+            stderr="" if case.result is None else case.result.stderr,
+        )
+        for case in told.cases
+    ]
+    failures = [(number, case) for number, case in enumerate(outputs, 1) if case.verdict != "accepted"]
+    lines = [f"{told.verdict.value}: {told.passed} of {told.total} cases passed.", told.feedback]
+    for number, case in failures[:MOST_FAILURES] if not told.feedback else ():
+        lines.append(f"Case {number}: {case.verdict}. {case.feedback}".rstrip())
+        lines.append(case.stderr.strip()[-1_000:])
+    output = TestOutput(verdict=told.verdict.value, passed=told.passed, total=told.total, cases=outputs)
+    text = "\n".join(line for line in lines if line)
+    return CallToolResult(content=[TextContent(text=text)], structured_content=output.model_dump(), is_error=bool(failures))
 
 
 def _content(text: str) -> str | bytes:
@@ -236,7 +322,11 @@ async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float, keep_files: 
         python = sandbox.pythons.get(sandbox.python, sandbox.python)
         memory_mb = sandbox.memory_bytes / 1e6
         description = described(python=python, memory_mb=memory_mb, max_seconds=max_seconds, keep_files=keep_files)
-        mcp = server(KeptFiles(sandbox).run if keep_files else run, description=description, max_seconds=max_seconds)
+
+        async def judge(code: str, cases: Sequence[Case], _: Any) -> JudgeResult:
+            return await sandbox.judge(code, cases)
+
+        mcp = server(KeptFiles(sandbox).run if keep_files else run, judge, description=description, max_seconds=max_seconds)
         await mcp.run_stdio_async()
 
 

@@ -64,8 +64,8 @@ def text(result: CallToolResult) -> str:
 
 def test_a_model_runs_programs_and_reads_what_they_did(talk: Callable[[Use], None]) -> None:
     async def use(client: Client) -> None:
-        (tool,) = (await client.list_tools()).tools
-        assert tool.name == "run_python"
+        tool, tests = (await client.list_tools()).tools
+        assert (tool.name, tests.name) == ("run_python", "run_python_tests")
         for fact in ("no network", "50 MB", "new interpreter"):
             assert fact in (tool.description or "")
         assert tool.annotations is not None
@@ -113,7 +113,7 @@ def test_files_are_kept_for_one_client_if_it_is_asked_for(image: str, engine: En
     async def use() -> None:
         before = set(instance())
         async with Client(stdio(image, "--keep-files")) as client:
-            (tool,) = (await client.list_tools()).tools
+            tool, _ = (await client.list_tools()).tools
             assert "files in the working directory are" in (tool.description or "")
             await client.call_tool("run_python", {"code": "open('a', 'w').write('kept'); x = 1"})
             read = {"code": "print(open('a').read(), 'x' in dir())"}
@@ -131,6 +131,29 @@ def test_files_are_kept_for_one_client_if_it_is_asked_for(image: str, engine: En
             assert "FileNotFoundError" in text(await client.call_tool("run_python", read))
 
     asyncio.run(use())
+
+
+def test_a_model_tests_its_code(talk: Callable[[Use], None]) -> None:
+    cases = [{"stdin": "1", "expected_output": "2"}, {"stdin": "2", "expected_output": "3"}]
+    calls = [{"function": "f", "args": [[1]], "expected": [2]}]
+
+    async def use(client: Client) -> None:
+        told = await client.call_tool("run_python_tests", {"code": "print(int(input()) + 1)", "cases": cases})
+        assert (text(told), told.is_error) == ("accepted: 2 of 2 cases passed.", False)
+        told = await client.call_tool("run_python_tests", {"code": "print(2)", "cases": cases})
+        assert told.is_error
+        assert text(told) == "wrong_answer: 1 of 2 cases passed.\nCase 2: wrong_answer. token 1: expected '3', found '2'"
+        assert told.structured_content is not None
+        assert told.structured_content["cases"][0] == {"verdict": "accepted", "feedback": "", "stdout": "2\n", "stderr": ""}
+        told = await client.call_tool("run_python_tests", {"code": "def f(x): return [n + 1 for n in x]", "cases": calls})
+        assert not told.is_error
+        told = await client.call_tool("run_python_tests", {"code": "def f(x", "cases": calls})
+        assert text(told).startswith("compile_error: 0 of 1 cases passed.\n")
+        assert "SyntaxError" in text(told)
+        told = await client.call_tool("run_python_tests", {"code": "1", "cases": [{"function": "no name"}]})
+        assert told.is_error
+
+    talk(use)
 
 
 def test_a_cancelled_call_ends_its_container(talk: Callable[[Use], None], mcp: Server) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from dayfly import Job, Result
 from dayfly._mcp import INTERNAL_ERROR, described, server
+from dayfly.judge import Case, Cases, JudgeResult
 
 from . import bodies
 from .config import Config
@@ -39,6 +40,7 @@ class Mcp:
         seconds = config.max_timeout_ms / 1_000
         self._server = server(
             self._run,
+            self._judge,
             description=described(python=config.python, memory_mb=config.memory_mb, max_seconds=seconds),
             max_seconds=seconds,
         )
@@ -71,6 +73,28 @@ class Mcp:
             raise ValueError(told.detail) from None
         note_run(app.config, context, done)
         return done.result
+
+    @staticmethod
+    async def _judge(code: str, cases: Sequence[Case], call: Any) -> JudgeResult:
+        scope = call.request_context.request.scope
+        app, context = app_context(scope), request_context(scope)
+        assert context.key is not None
+        context.notes |= {"code_bytes": len(code), "cases": len(cases)}
+        try:
+            with app.quotas.run(context.key, time.monotonic()):
+                told = await app.service.judge(
+                    code.encode("utf-8", "surrogatepass"),
+                    Cases(cases=cases),
+                    key=context.key.name,
+                    concurrency=app.config.judge_concurrency,
+                    max_seconds=app.config.judge_seconds,
+                )
+        except (Refused, NotReady) as error:
+            raise MCPError(INTERNAL_ERROR, str(error)) from None
+        except Problem as refused:
+            raise ValueError(refused.detail) from None
+        context.notes |= {"verdict": told.verdict.value, "passed": told.passed}
+        return told
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """See ASGI."""
