@@ -37,6 +37,8 @@ while True:
 while True:
     blocks.append(bytearray(1_000_000))
 `,
+  "For the cases: a sum": `print(sum(map(int, input().split())))
+`,
   "Files, processes, no network": `import os
 import socket
 import subprocess
@@ -218,15 +220,75 @@ async function* events(body) {
   }
 }
 
+// Cases: what each is given and what is expected of it, and the verdict when it is known.
+function addCase(stdin, expected) {
+  const item = document.createElement("li");
+  const columns = document.createElement("div");
+  columns.className = "columns";
+  for (const [name, text] of [["Input", stdin], ["Expected output", expected]]) {
+    const box = document.createElement("div");
+    const label = document.createElement("label");
+    const area = document.createElement("textarea");
+    area.rows = 2;
+    area.spellcheck = false;
+    area.value = text;
+    label.append(name, area);
+    box.append(label);
+    columns.append(box);
+  }
+  item.append(columns, document.createElement("output"));
+  $("caselist").append(item);
+}
+
+function judgement() {
+  const cases = [...$("caselist").children].map((item) => {
+    const [stdin, expected] = [...item.querySelectorAll("textarea")].map((area) => area.value);
+    item.querySelector("output").replaceChildren();
+    return { stdin, expected };
+  });
+  const body = { code: program.state.doc.toString(), cases: { cases }, concurrency: 2 };
+  const limit = Number($("timeout").value);
+  if (limit) body.limits = { wallMs: limit };
+  return body;
+}
+
+function told(index, result) {
+  const output = $("caselist").children[index].querySelector("output");
+  output.className = result.verdict === "accepted" ? "good" : "bad";
+  const time = result.cpuMs === null ? "" : ` · ${milliseconds(result.cpuMs)}`;
+  output.textContent = `${result.verdict.replaceAll("_", " ")}${time}${result.feedback ? " · " + result.feedback : ""}`;
+  if (result.result && result.result.stderr) write("stderr", `case ${index + 1}:\n${result.result.stderr}`);
+}
+
+function judged(verdict) {
+  badges([
+    [verdict.verdict.replaceAll("_", " "), verdict.verdict === "accepted" ? "good" : "bad"],
+    [`${verdict.passed} of ${verdict.total} cases`], ["wall " + milliseconds(verdict.wallMs)],
+  ]);
+  if (verdict.feedback) write("stderr", verdict.feedback);
+}
+
+function choose(tab) {
+  for (const one of document.querySelectorAll("[role=tab]")) {
+    const chosen = one === tab;
+    one.setAttribute("aria-selected", chosen);
+    one.tabIndex = chosen ? 0 : -1;
+    $(one.getAttribute("aria-controls")).hidden = !chosen;
+  }
+  $("run").textContent = tab.id === "casestab" ? "Judge" : "Run";
+}
+
 async function run() {
   if (controller) return;
+  const judging = !$("cases").hidden;
+  let next = 0;
   shown = 0;
   $("output").replaceChildren();
   picture([]);
   offer({});
   let body;
   try {
-    body = job();
+    body = judging ? judgement() : job();
   } catch (error) {
     badges([["data is not valid JSON", "bad"]]);
     $("data").focus();
@@ -240,7 +302,7 @@ async function run() {
   try {
     const headers = { "Content-Type": "application/json" };
     if ($("key").value) headers["X-API-Key"] = $("key").value;
-    const answer = await fetch("v1/run/stream?combined=false", { method: "POST", headers, body: JSON.stringify(body), signal: controller.signal });
+    const answer = await fetch(judging ? "v1/judge/stream" : "v1/run/stream?combined=false", { method: "POST", headers, body: JSON.stringify(body), signal: controller.signal });
     if (!answer.ok) {
       const problem = await answer.json();
       badges([[answer.status + " " + problem.title, "bad"]]);
@@ -257,6 +319,10 @@ async function run() {
       else if (name === "result") {
         ended = true;
         finished(value, queueMs);
+      } else if (name === "case") told(next++, value);
+      else if (name === "verdict") {
+        ended = true;
+        judged(value);
       } else if (name === "error") {
         ended = true;
         badges([[value.title, "bad"]]);
@@ -302,6 +368,18 @@ $("form").addEventListener("submit", (event) => {
   run();
 });
 $("stop").addEventListener("click", stop);
+for (const tab of document.querySelectorAll("[role=tab]")) {
+  tab.addEventListener("click", () => choose(tab));
+  tab.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    const other = $(tab.id === "runtab" ? "casestab" : "runtab");
+    choose(other);
+    other.focus();
+  });
+}
+$("addcase").addEventListener("click", () => addCase("", ""));
+addCase("1 2", "3");
+addCase("20 22", "42");
 for (const name of Object.keys(EXAMPLES)) $("examples").add(new Option(name, name));
 $("examples").addEventListener("change", () => show(EXAMPLES[$("examples").value]));
 program = makeEditor(Object.values(EXAMPLES)[0]);
