@@ -26,9 +26,10 @@ VERSIONS = (3, 10), (3, 14)
 """From the first to before the second. Up to 3.9 the callbacks belong to the module atexit, which a
 program gets anew. What comes later has not been tried."""
 
-WORDS = b"audit", b"ctypes", b"unregister", b"_ncallbacks"
+WORDS = b"__del__", b"audit", b"ctypes", b"unregister", b"_ncallbacks"
 """A program with one of these in its text, or with the name gc, gets the full end, since it could
-see the callback: an audit hook by the functions that it calls, the others by its being there."""
+see the callback: an audit hook by the functions that it calls, the others by its being there. One
+that adds a finalizer to a class could add it to one of a preloaded module."""
 
 LOUD = {
     *("_curses", "_dbm", "_gdbm", "_sqlite3", "_tkinter", "readline"),  # put something in order at their end
@@ -159,7 +160,7 @@ def _steps(modules: "set[str]") -> "list[Any]":
         "filters": list(sys.modules.get("warnings", _warnings).filters),
         # Their ids must not become others', so they are kept.
         "own": {id(o): o for o in here if _finalizer(o, mro, attributes) or (isinstance(o, _weakref.ref) and callback(o) is not None)},
-        "classes": [o for o in here if isinstance(o, type) and "__del__" not in attributes(o) and o.__flags__ & 1 << 9],  # made by code
+        "classes": _changeable(here, mro, attributes),
         "marker": second[-1] if second else None,
         "position": len(second),
         "collections": [generation["collections"] for generation in gc.get_stats()[1:]],
@@ -183,6 +184,15 @@ async def _coroutine() -> None: ...
 
 def _finalizer(o: object, mro: "Callable[[type], tuple[type, ...]]", attributes: "Callable[[type], Any]") -> bool:
     return any("__del__" in attributes(kind) for kind in mro(type(o)))
+
+
+def _changeable(here: "list[Any]", mro: "Callable[[type], tuple[type, ...]]", attributes: "Callable[[type], Any]") -> "list[type]":
+    """Return the classes, made by code, of the objects that could get a finalizer by them.
+
+    Not all classes: to look at one writes to its page, which the fork shares.
+    """
+    kinds = {id(base): base for kind in set(map(type, here)) for base in mro(kind)}
+    return [kind for kind in kinds.values() if "__del__" not in attributes(kind) and kind.__flags__ & 1 << 9]
 
 
 if TYPE_CHECKING:

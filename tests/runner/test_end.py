@@ -54,7 +54,12 @@ def programs() -> dict[str, Program]:
             name, _, end = head.partition(" | ")
             assert f"{file.stem}: {name}" not in found
             assert set(end.split()) <= {"short", "full", "none", "any"}, head
-            found[f"{file.stem}: {name}"] = Program(end, code.strip("\n") + "\n")
+            told = end.replace("short", "full") if "__del__" in code else end  # by its text
+            found[f"{file.stem}: {name}"] = Program(told, code.strip("\n") + "\n")
+            if "__del__" in code and not re.search("audit|ctypes|gc|unregister", code):
+                # So that it is told by what is left at the end, and not by its text.
+                hidden = f"exec(compile(bytes.fromhex({code.encode().hex()!r}), 'hidden', 'exec'))\n"
+                found[f"{file.stem}: {name}, hidden"] = Program(end, hidden)
     return found
 
 
