@@ -87,6 +87,7 @@ cpython-tests: setup
 # Speed, compared with other projects, which come from the package index: ten minutes on an idle machine.
 bench: setup $(VENV)/bench
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.judge
 
 $(VENV)/bench: pyproject.toml
 	@$(PIP) --group bench

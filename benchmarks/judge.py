@@ -67,6 +67,10 @@ def main() -> None:
             command = ["docker", "run", "--rm", "-i", *limits, "--entrypoint", "python3", options.image, "/work/main.py"]
             return subprocess.run(command, input=str(number), capture_output=True, text=True, check=True).stdout
 
+        def settle() -> None:
+            while (stats := sandbox.stats()).warm < workers or stats.ending:
+                time.sleep(0.01)
+
         def judged(numbers: range) -> None:
             cases = [Case(stdin=str(number), expected=str(number + 1)) for number in numbers]
             told = sandbox.judge(code, cases, concurrency=workers)
@@ -83,12 +87,14 @@ def main() -> None:
         judged(range(10))
         for _ in range(ROUNDS):
             for name, way in ways.items():
+                settle()
                 numbers = range(max(2 * workers, options.cases // ROUNDS // SHARE.get(name, 1)))
                 begun = time.perf_counter()
                 way(numbers)
                 rates[name].append(len(numbers) / (time.perf_counter() - begun))
         twenty = []
         for _ in range(10):
+            settle()
             begun = time.perf_counter()
             judged(range(20))
             twenty.append((time.perf_counter() - begun) * 1_000)
