@@ -113,6 +113,51 @@ class Dayfly(Contender):
         return late
 
 
+class DayflySession(Contender):
+    """`Session.run`: a fresh process each, all in one container; a session for each caller."""
+
+    why = "one container, a fresh process per run"
+
+    def open(self, size: int) -> None:
+        from dayfly import Sandbox
+
+        self.sandbox = Sandbox(pool_size=size, image=self.image)
+        self.sandbox.initialize()
+        self.sessions = [self.sandbox.session(max_runs=1_000_000, max_seconds=3_600) for _ in range(size)]
+        for session in self.sessions:
+            session.open()
+
+    def close(self) -> None:
+        self.sandbox.close()
+
+    def once(self) -> None:
+        session = self.sessions.pop()
+        try:
+            check(session.run(CODE).stdout)
+        finally:
+            self.sessions.append(session)
+
+
+class BareHost(Contender):
+    """`python3 -u main.py` on the host: what a user without a sandbox would do."""
+
+    why = "no sandbox: a process of the host"
+
+    def open(self, size: int) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        program = Path(self.folder.name, "main.py")
+        program.write_text(CODE)
+        # A version manager's `python3` is a script that starts another.
+        python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+        self.command = [python, "-u", str(program)]
+
+    def close(self) -> None:
+        self.folder.cleanup()
+
+    def once(self) -> None:
+        check(subprocess.run(self.command, capture_output=True, text=True, check=True).stdout)
+
+
 class Loop:
     """An event loop that goes on between calls, in a thread of its own."""
 
@@ -485,6 +530,8 @@ class Autogen(Contender):
 OURS: dict[str, type[Contender]] = {
     "dayfly": Dayfly,
     "dayfly async": DayflyAsync,
+    "dayfly session": DayflySession,
+    "bare host": BareHost,
     "echo floor": Floor,
     "ceiling": Ceiling,
     "static ceiling": StaticCeiling,

@@ -159,7 +159,8 @@ class Stage:
 
 def warm(stage: Stage) -> dict[str, list[float]]:
     """Latency of one run, in ms, of everybody."""
-    ours, order = ["dayfly", "dayfly async", "echo floor"], random.Random(5)
+    ours = ["dayfly", "dayfly async", "dayfly session", "bare host", "echo floor"]
+    order = random.Random(5)
     found: dict[str, list[float]] = {name: [] for name in ours}
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(stage.on(name)) for name in ours}
@@ -195,6 +196,7 @@ def throughput(stage: Stage) -> dict[str, dict[str, list[dict[str, float]]]]:
     callers."""
     sizes, order = stage.sizes, random.Random(6)
     turns = [(name, callers) for name in ("dayfly", "ceiling", "static ceiling") for callers in sizes.callers]
+    turns += [(name, callers) for name in ("dayfly session", "bare host") for callers in (1, 2)]
     turns += [(name, sizes.peer_callers) for name in stage.peers]
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for _ in range(sizes.throughput_rounds):

@@ -97,6 +97,13 @@ def test_each_end_has_its_status(client: httpx.Client, code: str, status: str, e
     assert run["message"]
 
 
+def test_processor_time_is_bounded(client: httpx.Client) -> None:
+    run = execute(client, "while True: pass", run_cpu_time=200, run_timeout=10_000)["run"]
+    assert (run["status"], run["signal"]) == ("TO", "SIGKILL")
+    assert run["cpu_time"] >= 200
+    assert execute(client, "print(1)", run_cpu_time=-1)["run"]["status"] is None
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [

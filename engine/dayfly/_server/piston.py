@@ -152,6 +152,7 @@ def job_of(request: ExecuteRequest, known: Mapping[str, Runtime], config: Config
             args=request.args or (),
             files=files,
             timeout_ms=request.run_timeout or config.timeout_ms,
+            cpu_limit_ms=request.run_cpu_time if (request.run_cpu_time or 0) > 0 else None,
         )
     except (TypeError, ValueError) as error:
         raise _refused(str(error)) from None
