@@ -38,6 +38,12 @@ def on_files(files: Files, *, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Let links to the repository's own pages work on the site too, where all pages of `docs` are
+    at its root."""
+    return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
+
+
 def _with_links(text: str, page: Path) -> str:
     """Let links to what the site does not have lead to the repository."""
 

@@ -470,8 +470,8 @@ def mcp(
     keep_files: Annotated[bool, typer.Option("--keep-files", help="Keep files from one call to the next, in one session.")] = False,
     docker_host: DockerHost = None,
 ) -> None:
-    """Serve the tool `run_python` to one agent, by the Model Context Protocol over stdin and
-    stdout, until it goes."""
+    """Serve the tools `run_python` and `run_python_tests` to one agent, by the Model Context
+    Protocol over stdin and stdout, until it goes."""
     try:
         from . import _mcp
     except ModuleNotFoundError as missing:
