@@ -30,8 +30,10 @@ test: setup $(VENV)/frameworks
 	$(say) "tests of the modules without I/O, which must cover every branch"
 	@$(BIN)/coverage run -m pytest tests/pure
 	@$(BIN)/coverage report
+	$(say) "tests with frameworks, which leave threads behind: in a process of their own"
+	@$(BIN)/pytest tests/adapters
 	$(say) "tests on the real engine, with each runtime"
-	@runtimes=$$(tools/runtimes test) && DAYFLY_TEST_RUNTIMES=$$runtimes $(BIN)/pytest --ignore tests/pure
+	@runtimes=$$(tools/runtimes test) && DAYFLY_TEST_RUNTIMES=$$runtimes $(BIN)/pytest --ignore tests/pure --ignore tests/adapters
 	@$(MAKE) --no-print-directory soak RUNS=500
 	@case " $$(tools/runtimes test) " in *' crun '*) ;; *) printf '[make] left out: the runtime crun\n' ;; esac
 

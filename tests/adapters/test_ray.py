@@ -59,6 +59,9 @@ def test_a_result_is_that_of_a_sandbox_on_the_node(fleet: Any) -> None:
     assert (result.outcome, result.exit_code, result.stdout, result.messages) == (Outcome.ERROR, 3, "hi\n", [{"x": [1, None]}])
     assert (result.files, [file.why for file in result.files_skipped]) == ({"o": b"\xff"}, ["missing"])
     assert result.wall_ms > 0
+    assert result.last_value is None
+    value = fleet.run("import sandbox; sandbox.display(1)\n40 + 2", last_value=True)
+    assert (value.last_value, value.displays) == ({"repr": "42", "json": 42}, [{"text/plain": "1"}])
     assert fleet.run("import os; os.write(1, b'a\\xff')").stdout_bytes == b"a\xff"
     assert fleet.run("while True: pass", timeout_ms=300).outcome is Outcome.TIMEOUT
     assert msgspec.json.decode(fleet.run(Job(code="print(1)")).to_json())["stdout"] == "1\n"

@@ -79,6 +79,7 @@ class _Answer(msgspec.Struct):
     messages: list[bytes] = []
     """JSON, which a Result holds as it is: in msgpack it would be no msgpack."""
     displays: list[bytes] = []
+    last_value: bytes = b"null"
     verdict: JudgeResult | None = None
     error: str = ""
     message: str = ""
@@ -95,21 +96,27 @@ async def _answered(work: Awaitable[Result | JudgeResult | None]) -> bytes:
     if result is None:
         return msgspec.msgpack.encode(_Answer())
     if isinstance(result, JudgeResult):
-        return msgspec.msgpack.encode(_Answer(verdict=_plain(result)))
-    plain = msgspec.structs.replace(result, messages_raw=[], displays_raw=[])
-    return msgspec.msgpack.encode(_Answer(plain, [*map(bytes, result.messages_raw)], [*map(bytes, result.displays_raw)]))
+        return msgspec.msgpack.encode(_Answer(verdict=_plain(result, _NIL)))
+    messages, displays = [*map(bytes, result.messages_raw)], [*map(bytes, result.displays_raw)]
+    return msgspec.msgpack.encode(_Answer(_bare(result, _NIL), messages, displays, bytes(result.last_value_raw)))
 
 
-def _plain(told: JudgeResult) -> JudgeResult:
+_NIL, _NULL = msgspec.Raw(b"\xc0"), msgspec.Raw(b"null")
+"""No value, in msgpack and in JSON."""
+
+
+def _bare(result: Result, nothing: msgspec.Raw) -> Result:
+    """Return a result without the JSON that its program sent."""
+    bare: Result = msgspec.structs.replace(result, messages_raw=[], displays_raw=[], last_value_raw=nothing)
+    return bare
+
+
+def _plain(told: JudgeResult, nothing: msgspec.Raw) -> JudgeResult:
     """Return a report whose results hold no JSON: what a submission sends is no part of a
     verdict."""
-    cases = [
-        one
-        if one.result is None
-        else msgspec.structs.replace(one, result=msgspec.structs.replace(one.result, messages_raw=[], displays_raw=[]))
-        for one in told.cases
-    ]
-    return msgspec.structs.replace(told, cases=cases)
+    cases = [one if one.result is None else msgspec.structs.replace(one, result=_bare(one.result, nothing)) for one in told.cases]
+    plain: JudgeResult = msgspec.structs.replace(told, cases=cases)
+    return plain
 
 
 def _read(data: bytes) -> Any:
@@ -120,9 +127,10 @@ def _read(data: bytes) -> Any:
         kind = {"TypeError": TypeError, "ValueError": ValueError}.get(answer.error) or getattr(dayfly, answer.error)
         raise kind(answer.message, **answer.about)
     if answer.result is None:
-        return answer.verdict
+        return answer.verdict if answer.verdict is None else _plain(answer.verdict, _NULL)
     messages, displays = [*map(msgspec.Raw, answer.messages)], [*map(msgspec.Raw, answer.displays)]
-    return msgspec.structs.replace(answer.result, messages_raw=messages, displays_raw=displays)
+    value = msgspec.Raw(answer.last_value)
+    return msgspec.structs.replace(answer.result, messages_raw=messages, displays_raw=displays, last_value_raw=value)
 
 
 class _Node:
