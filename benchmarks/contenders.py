@@ -596,9 +596,12 @@ def sustain(contender: Contender, callers: int, warm_up: float, seconds: float) 
 
 
 def serve(contender: Contender, say: Callable[[Any], None]) -> None:
-    """Do what stdin asks for, one line at a time, until it ends."""
+    """Do what stdin asks for, one line at a time, until it ends. What is open then is closed: who
+    has failed is not asked to, and would leave its containers behind."""
+    opened = False
     for line in sys.stdin:
         name, options = json.loads(line)
+        opened = name == "open" or (opened and name != "close")
         try:
             if name == "sustain":
                 say({"ok": sustain(contender, **options)})
@@ -606,6 +609,9 @@ def serve(contender: Contender, say: Callable[[Any], None]) -> None:
                 say({"ok": getattr(contender, name)(**options)})
         except Exception as error:
             say({"error": f"{type(error).__name__}: {error}"[:500]})
+    if opened:
+        with contextlib.suppress(Exception):
+            contender.close()
 
 
 def main() -> None:
