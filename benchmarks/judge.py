@@ -63,8 +63,8 @@ def main() -> None:
             return subprocess.run(command, input=str(number), capture_output=True, text=True, check=True).stdout
 
         def docker(number: int) -> str:
-            limits = ["--network", "none", "--memory", f"{memory}m", "--cpus", "1", "--volume", f"{folder}:/work:ro"]
-            command = ["docker", "run", "--rm", "-i", *limits, "--entrypoint", "python3", options.image, "/work/main.py"]
+            limits = ["--network", "none", "--memory", f"{memory}m", "--cpus", "1", "--volume", f"{folder}:/program:ro"]
+            command = ["docker", "run", "--rm", "-i", *limits, "--entrypoint", "python3", options.image, "/program/main.py"]
             return subprocess.run(command, input=str(number), capture_output=True, text=True, check=True).stdout
 
         def settle() -> None:
