@@ -202,23 +202,15 @@ class AsyncRemoteSandbox:
 
     async def _judged(self, body: bytes, on_case: OnCase | None) -> JudgeResult:
         told: JudgeResult | None = None
-        async with self.exchange("POST", "/v1/judge/stream", body, seconds=self._max_timeout_ms / 1_000 + self._answer_seconds) as answer:
-            try:
-                async for name, data in _sent(answer):
-                    match name:
-                        case "case" if on_case is not None:
-                            on_case(msgspec.json.decode(data, type=CaseResult))
-                        case "verdict":
-                            told = msgspec.json.decode(data, type=JudgeResult)
-                        case "error":
-                            raise _error(msgspec.json.decode(data, type=_Problem), in_session=False)
-            except httpx.TransportError as error:
-                if told is None:
-                    raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=False) from error
-            except msgspec.DecodeError as error:
-                raise _lost(f"{self._url} sent what is not an event: {error}", in_session=False) from error
-        if told is None:
-            raise _lost(f"{self._url} has closed the connection before the verdict", in_session=False)
+        kinds: dict[str, type] = {"verdict": JudgeResult} if on_case is None else {"verdict": JudgeResult, "case": CaseResult}
+        happening = self._told("/v1/judge/stream", body, kinds, last="verdict", seconds=self._max_timeout_ms / 1_000)
+        async with aclosing(happening) as items:
+            async for name, value in items:
+                if name == "verdict":
+                    told = value
+                elif name == "case" and on_case is not None:
+                    on_case(value)
+        assert told is not None
         return told
 
     def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Order:
@@ -228,31 +220,60 @@ class AsyncRemoteSandbox:
     async def events(self, wanted: Order) -> AsyncGenerator[Event, None]:
         """Internal: run a job, and yield Leased when it begins, each Piece of output, and the
         Result."""
-        job, in_session = wanted.job, wanted.in_session
-        body = to_json(job)
-        seconds = (self._max_timeout_ms if job.timeout_ms is None else job.timeout_ms) / 1_000 + self._answer_seconds
+        job = wanted.job
+        seconds = (self._max_timeout_ms if job.timeout_ms is None else job.timeout_ms) / 1_000
         params = {"clean": "true"} if wanted.clean else {}
+        kinds: dict[str, type] = {"output": _Output, "result": Result}
+        happening = self._told(
+            f"{wanted.path}/stream", to_json(job), kinds, last="result", seconds=seconds, params=params, in_session=wanted.in_session
+        )
         result: Result | None = None
-        async with self.exchange("POST", f"{wanted.path}/stream", body, params=params, seconds=seconds, in_session=in_session) as answer:
+        async with aclosing(happening) as items:
+            async for name, value in items:
+                match name:
+                    case "started":
+                        yield Leased()
+                    case "output":
+                        yield _piece(value)
+                    case "result":  # the last one; the end is read too, so that the connection can be used again
+                        result = value
+        assert result is not None
+        yield result
+
+    async def _told(
+        self,
+        path: str,
+        body: bytes,
+        kinds: Mapping[str, type],
+        *,
+        last: str,
+        seconds: float,
+        params: Mapping[str, str] | None = None,
+        in_session: bool = False,
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Send a request, and yield the name of each event of the answer with its value, of the
+        kind that `kinds` has for it, or None. The event `last` is among them.
+
+        `seconds`: the server may be silent for so long, and `answer_seconds` beyond. Raises what
+        `run` raises.
+        """
+        whole = False
+        seconds += self._answer_seconds
+        async with self.exchange("POST", path, body, params=params, seconds=seconds, in_session=in_session) as answer:
             try:
                 async for name, data in _sent(answer):
-                    match name:
-                        case "started":
-                            yield Leased()
-                        case "output":
-                            yield _piece(data)
-                        case "result":  # the last one; the end is read too, so that the connection can be used again
-                            result = msgspec.json.decode(data, type=Result)
-                        case "error":
-                            raise _error(msgspec.json.decode(data, type=_Problem), in_session=in_session)
+                    if name == "error":
+                        raise _error(msgspec.json.decode(data, type=_Problem), in_session=in_session)
+                    value = msgspec.json.decode(data, type=kinds[name]) if name in kinds else None
+                    whole = whole or name == last
+                    yield name, value
             except httpx.TransportError as error:
-                if result is None:
+                if not whole:
                     raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
             except msgspec.DecodeError as error:
                 raise _lost(f"{self._url} sent what is not an event: {error}", in_session=in_session) from error
-        if result is None:
-            raise _lost(f"{self._url} has closed the connection before the result", in_session=in_session)
-        yield result
+        if not whole:
+            raise _lost(f"{self._url} has closed the connection before the {last}", in_session=in_session)
 
     @asynccontextmanager
     async def exchange(
@@ -461,8 +482,7 @@ class _Output(msgspec.Struct):
     data: bytes | None = None
 
 
-def _piece(data: bytes) -> Piece:
-    output = msgspec.json.decode(data, type=_Output)
+def _piece(output: _Output) -> Piece:
     return Piece(output.stream, output.text.encode() if output.data is None else output.data, output.text)
 
 
