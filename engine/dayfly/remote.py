@@ -182,10 +182,13 @@ class AsyncRemoteSandbox:
         `Cases` are sent once, and then named by their hash, as long as the server keeps them. Of
         several servers behind one URL, each is sent them.
         """
-        given = cases if isinstance(cases, Cases) else Cases(cases=list(cases), groups=options.get("groups", ()))
+        groups = options.get("groups", ())
+        given = cases if isinstance(cases, Cases) else Cases(cases=list(cases))
+        if groups:
+            given = msgspec.structs.replace(given, groups=groups)
         wanted = judge_request(code, options)
         set_body = msgspec.json.encode(given)
-        if cases is given:
+        if isinstance(cases, Cases):
             wanted["caseSet"] = hashlib.sha256(set_body).hexdigest()
         else:
             wanted["cases"] = given

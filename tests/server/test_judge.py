@@ -193,6 +193,12 @@ def test_cases_are_named_by_their_hash(remote: RemoteSandbox, there: Server) -> 
         remote.judge(CODE, Cases(cases=numbers(100)))
 
 
+def test_groups_win_over_those_of_the_cases(remote: RemoteSandbox) -> None:
+    cases = Cases(cases=numbers(2), groups=[Group("", score="all", points=3)])
+    assert remote.judge(CODE, cases).max_score == 3.0
+    assert remote.judge(CODE, cases, groups=[Group("", score="all", points=5)]).max_score == 5.0
+
+
 def test_what_cannot_be_sent_is_refused(remote: RemoteSandbox) -> None:
     with pytest.raises(TypeError, match="cannot be sent"):
         remote.judge(CODE, numbers(1), checker=bool)
