@@ -8,8 +8,9 @@ but files where `--keep-files` asks for it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import mimetypes
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -142,7 +143,7 @@ def server(run: Run, judge: Judge, *, description: str, max_seconds: float) -> M
         fetch: Annotated[list[str], Field(description="Paths and patterns of files to return.")] = [],  # noqa: B006
         timeout_seconds: Annotated[float | None, Field(description="Wall time.", gt=0)] = None,
     ) -> Annotated[CallToolResult, RunOutput]:
-        try:
+        with _failures():
             job = Job(
                 code=code,
                 stdin=stdin,
@@ -153,10 +154,6 @@ def server(run: Run, judge: Judge, *, description: str, max_seconds: float) -> M
                 last_value=True,
             )
             result = await run(job, ctx)
-        except (TypeError, ValueError) as error:
-            raise ToolError(str(error)) from None
-        except DayflyError as error:
-            raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
         return answer(result)
 
     @mcp.tool(description=TESTS, annotations=annotations.model_copy(update={"title": "Test Python"}))
@@ -165,17 +162,25 @@ def server(run: Run, judge: Judge, *, description: str, max_seconds: float) -> M
         cases: Annotated[list[TestCase], Field(description="The cases.", min_length=1, max_length=MOST_CASES)],
         ctx: Context[Any, Any],
     ) -> Annotated[CallToolResult, TestOutput]:
-        try:
+        with _failures():
             told = await judge(code, [_case(case) for case in cases], ctx)
-        except (TypeError, ValueError) as error:
-            raise ToolError(str(error)) from None
-        except DayflyError as error:
-            raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
         if told.verdict is Verdict.JUDGE_ERROR:
             raise MCPError(INTERNAL_ERROR, "the sandbox failed while it judged")
         return test_answer(told)
 
     return mcp
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Make bad input an error of the tool, which the model reads, and a failure of the sandbox one
+    of the protocol."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ToolError(str(error)) from None
+    except DayflyError as error:
+        raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
 
 
 TESTS = (

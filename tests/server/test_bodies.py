@@ -44,7 +44,7 @@ def test_compacting_keeps_the_value(value: Any, *, ascii: bool, indent: int | No
 
 def decode(body: bytes) -> Job | Problem:
     try:
-        job: Job = bodies._job(bodies.decoded(bodies._job_decoder, body), 1_000)
+        job: Job = bodies._job(bodies._decoded(bodies._job_decoder, body), 1_000)
         return job
     except Problem as problem:
         return problem

@@ -19,6 +19,7 @@ from litestar.types import Receive, Scope
 from msgspec import UNSET
 
 from dayfly import Job
+from dayfly._result import without_strings
 
 from .problems import ClientGone, Problem, invalid
 
@@ -147,7 +148,7 @@ _JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
 
 async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
     """Return the Job that a body of /v1/run stands for. Problem if there is none."""
-    return await off_loop(body, lambda text: _job(decoded(_job_decoder, text), max_timeout_ms))
+    return await _off_loop(body, lambda text: _job(_decoded(_job_decoder, text), max_timeout_ms))
 
 
 async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
@@ -155,18 +156,28 @@ async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
     rest."""
 
     def decode(text: bytes) -> Job | None:
-        request = decoded(_compile_decoder, text)
+        request = _decoded(_compile_decoder, text)
         return _job(request, max_timeout_ms) if request.code else None
 
-    return await off_loop(body, decode)
+    return await _off_loop(body, decode)
 
 
-async def decode(decoder: Any, body: bytes) -> Any:
-    """Return what a decoder of msgspec's makes of a body. Problem if that is nothing."""
-    return await off_loop(body, lambda text: decoded(decoder, text))
+async def decode(decoder: Any, body: bytes, *, most_values: int | None = None) -> Any:
+    """Return what a decoder of msgspec's makes of a body. Problem if that is nothing, or if the
+    body has more than `most_values` JSON values, before any of them is built."""
+
+    def decode(text: bytes) -> Any:
+        if most_values is not None:
+            bare = without_strings(text)
+            values = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+            if values > most_values:
+                raise invalid(f"the request has {values:,} JSON values; {most_values:,} are allowed")
+        return _decoded(decoder, text)
+
+    return await _off_loop(body, decode)
 
 
-async def off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
+async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
     body = body.removeprefix(codecs.BOM_UTF8)
     if len(body) <= THREAD_ABOVE:
         return decode(body)
@@ -227,7 +238,7 @@ def _unescaped(text: bytes) -> bytes:
     return decoded.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
 
 
-def decoded(decoder: Any, body: bytes) -> Any:
+def _decoded(decoder: Any, body: bytes) -> Any:
     if not body.strip(b" \t\r\n"):
         raise malformed("the body is empty")
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -18,7 +19,6 @@ import structlog
 from litestar.types import Receive, Scope, Send
 
 from dayfly import DayflyError
-from dayfly._result import without_strings
 from dayfly.judge import CaseLimits, CaseResult, Cases, JudgeResult
 from dayfly.judge._judging import KEPT_OUTPUT, WALL_FACTOR, WALL_MARGIN
 from dayfly.judge._programs import AnyChecker
@@ -26,8 +26,8 @@ from dayfly.judge._programs import AnyChecker
 from . import bodies
 from .config import Config
 from .context import AppContext, RequestContext, app_context, request_context
-from .problems import invalid, problem
-from .runs import cancelled, event, gone_noted, send_body, send_events, send_last, unless_gone
+from .problems import invalid
+from .runs import Put, event, gone_noted, note_verdict, send_body, started, stream, unless_gone
 
 log = structlog.stdlib.get_logger("dayfly.server")
 
@@ -69,19 +69,6 @@ judge_decoder = msgspec.json.Decoder(JudgeRequest)
 cases_decoder = msgspec.json.Decoder(Cases)
 
 
-async def decoded(decoder: Any, body: bytes) -> Any:
-    """Return what a decoder makes of a body. Problem if that is nothing, or too many values."""
-
-    def decode(text: bytes) -> Any:
-        bare = without_strings(text)
-        values = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
-        if values > MOST_VALUES:
-            raise invalid(f"the request has {values:,} JSON values; {MOST_VALUES:,} are allowed")
-        return bodies.decoded(decoder, text)
-
-    return await bodies.off_loop(body, decode)
-
-
 class CasesAnswer:
     """The answer to POST /v1/cases."""
 
@@ -91,7 +78,7 @@ class CasesAnswer:
         assert context.key is not None
         with gone_noted(context), app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
-            cases = await decoded(cases_decoder, body)
+            cases = await bodies.decode(cases_decoder, body, most_values=MOST_VALUES)
             context.read = True
             kept = CaseSet(hashlib.sha256(body).hexdigest(), len(cases))
             app.case_sets.keep(context.key.name, kept.id, cases, len(body))
@@ -110,7 +97,7 @@ class JudgeAnswer:
         assert context.key is not None
         with gone_noted(context), app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
-            wanted: JudgeRequest = await decoded(judge_decoder, body)
+            wanted: JudgeRequest = await bodies.decode(judge_decoder, body, most_values=MOST_VALUES)
             cases = wanted.cases or app.case_sets.find(context.key.name, wanted.case_set or "")
             code, options = _checked(wanted, cases, app.config)
             context.read = True
@@ -121,36 +108,22 @@ class JudgeAnswer:
     async def _serve_whole(self, app: AppContext, context: RequestContext, send: Send, code: bytes, options: dict[str, Any]) -> None:
         assert context.key is not None
         told = _shown(await app.service.judge(code, key=context.key.name, **options))
-        _note(context, told)
-        await send_body(send, await encoded(told), {"content-type": "application/json"}, app.config.client_seconds)
+        note_verdict(context, told)
+        await send_body(send, await _encoded(told), {"content-type": "application/json"}, app.config.client_seconds)
 
     async def _serve_events(self, app: AppContext, context: RequestContext, send: Send, code: bytes, options: dict[str, Any]) -> None:
         assert context.key is not None
-        # Bounded by what a report may hold.
-        events: asyncio.Queue[bytes] = asyncio.Queue()
-        given = app.service.judge(
-            code,
-            key=context.key.name,
-            on_start=lambda queue_ms: events.put_nowait(event("started", {"queueMs": round(queue_ms, 3)})),
-            on_case=lambda case: events.put_nowait(event("case", _case(case))),
-            **options,
-        )
-        work = asyncio.ensure_future(given)
-        try:
-            await send_events(work, events, send)
-            try:
-                told = _shown(work.result())
-                _note(context, told)
-                last = b"event: verdict\ndata: " + await encoded(told) + b"\n\n"
-            except Exception as error:
-                refused = problem(error)
-                context.notes["problem"] = refused.slug
-                if refused.status == 500:
-                    log.exception("a judging raised what nobody foresaw", exc_info=error)
-                last = event("error", refused.details(context.id))
-            await send_last(send, last)
-        finally:
-            await cancelled(work)
+
+        def start(put: Put) -> Awaitable[JudgeResult]:
+            key = context.key_name
+            return app.service.judge(code, key=key, on_start=started(put), on_case=lambda case: put(event("case", _case(case))), **options)
+
+        async def last(told: JudgeResult) -> bytes:
+            told = _shown(told)
+            note_verdict(context, told)
+            return b"event: verdict\ndata: " + await _encoded(told) + b"\n\n"
+
+        await stream(context, send, start, last)
 
 
 def _checked(wanted: JudgeRequest, cases: Cases, config: Config) -> tuple[bytes, dict[str, Any]]:
@@ -202,10 +175,6 @@ def _shown(told: JudgeResult) -> JudgeResult:
     return msgspec.structs.replace(told, cases=[_case(case) for case in told.cases])
 
 
-async def encoded(told: JudgeResult) -> bytes:
+async def _encoded(told: JudgeResult) -> bytes:
     """Return the JSON form, made in a thread."""
     return await asyncio.to_thread(told.to_json)
-
-
-def _note(context: RequestContext, told: JudgeResult) -> None:
-    context.notes |= {"verdict": told.verdict.value, "passed": told.passed, "wall_ms": round(told.wall_ms, 1)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -24,11 +24,11 @@ from dayfly.judge import Case, Cases, JudgeResult
 
 from . import bodies
 from .config import Config
-from .context import app_context, request_context
+from .context import AppContext, RequestContext, app_context, request_context
 from .guards import require_json, require_key
 from .problems import NotReady, Problem
 from .quotas import Refused
-from .runs import gone_noted, note_job, note_run, unless_gone
+from .runs import gone_noted, note_job, note_run, note_verdict, unless_gone
 
 PATH = "/mcp"
 
@@ -60,17 +60,11 @@ class Mcp:
     async def _run(job: Job, call: Any) -> Result:
         scope = call.request_context.request.scope
         app, context = app_context(scope), request_context(scope)
-        assert context.key is not None
         if app.config.python == "2":  # which has neither
             job = msgspec.structs.replace(job, figures=False, last_value=False)
         note_job(app.config, context, job)
-        try:
-            with app.quotas.run(context.key, time.monotonic()):
-                done = await app.service.run(job, key=context.key.name)
-        except (Refused, NotReady) as error:
-            raise MCPError(INTERNAL_ERROR, str(error)) from None
-        except Problem as told:  # over a limit of the sandbox's
-            raise ValueError(told.detail) from None
+        with _place(app, context):
+            done = await app.service.run(job, key=context.key_name)
         note_run(app.config, context, done)
         return done.result
 
@@ -78,22 +72,16 @@ class Mcp:
     async def _judge(code: str, cases: Sequence[Case], call: Any) -> JudgeResult:
         scope = call.request_context.request.scope
         app, context = app_context(scope), request_context(scope)
-        assert context.key is not None
         context.notes |= {"code_bytes": len(code), "cases": len(cases)}
-        try:
-            with app.quotas.run(context.key, time.monotonic()):
-                told = await app.service.judge(
-                    code.encode("utf-8", "surrogatepass"),
-                    Cases(cases=cases),
-                    key=context.key.name,
-                    concurrency=app.config.judge_concurrency,
-                    max_seconds=app.config.judge_seconds,
-                )
-        except (Refused, NotReady) as error:
-            raise MCPError(INTERNAL_ERROR, str(error)) from None
-        except Problem as refused:
-            raise ValueError(refused.detail) from None
-        context.notes |= {"verdict": told.verdict.value, "passed": told.passed}
+        with _place(app, context):
+            told = await app.service.judge(
+                code.encode("utf-8", "surrogatepass"),
+                Cases(cases=cases),
+                key=context.key_name,
+                concurrency=app.config.judge_concurrency,
+                max_seconds=app.config.judge_seconds,
+            )
+        note_verdict(context, told)
         return told
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -106,6 +94,20 @@ class Mcp:
         with gone_noted(context), app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
             await unless_gone(self._server.session_manager.handle_request(scope, _again(body), sending), receive)
+
+
+@contextlib.contextmanager
+def _place(app: AppContext, context: RequestContext) -> Iterator[None]:
+    """Hold a place in the key's quotas. What is refused becomes an error of the protocol, what is
+    over a limit of the sandbox one of the tool."""
+    assert context.key is not None
+    try:
+        with app.quotas.run(context.key, time.monotonic()):
+            yield
+    except (Refused, NotReady) as error:
+        raise MCPError(INTERNAL_ERROR, str(error)) from None
+    except Problem as told:
+        raise ValueError(told.detail) from None
 
 
 def _again(body: bytes) -> Any:

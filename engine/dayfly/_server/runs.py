@@ -19,6 +19,7 @@ import structlog
 from litestar.types import Receive, Scope, Send
 
 from dayfly import Job, Outcome, Piece, Result
+from dayfly.judge import JudgeResult
 
 from . import bodies
 from .config import Config
@@ -178,37 +179,51 @@ class StreamAnswer(RunAnswer):
     async def answer(self, app: AppContext, context: RequestContext, job: Job, send: Send) -> None:
         """Run the job, and send its events as they come."""
         assert context.key is not None
-        # Bounded by the limits on output, not by itself: a container's stream must be read.
-        events: asyncio.Queue[bytes] = asyncio.Queue()
-        work = asyncio.ensure_future(
-            self.run(
-                app,
-                context.key.name,
-                job,
-                on_start=lambda queue_ms: events.put_nowait(event("started", {"queueMs": round(queue_ms, 3)})),
-                on_output=lambda piece: events.put_nowait(event("output", _shown(piece))),
-            )
-        )
-        try:
-            await send_events(work, events, send)
-            await send_last(send, await self._last(app, context, work))
-        finally:
-            await cancelled(work)
 
-    async def _last(self, app: AppContext, context: RequestContext, work: asyncio.Future[Run]) -> bytes:
-        try:
-            done = work.result()
+        def start(put: Put) -> Awaitable[Run]:
+            return self.run(app, context.key_name, job, on_start=started(put), on_output=lambda piece: put(event("output", _shown(piece))))
+
+        async def last(done: Run) -> bytes:
             note_run(app.config, context, done)
             return b"event: result\ndata: " + await self.encode(done.result) + b"\n\n"
+
+        await stream(context, send, start, last)
+
+
+Put = Callable[[bytes], None]
+"""Adds an event to a stream."""
+
+
+def started(put: Put) -> Callable[[float], None]:
+    """Return what adds the first event of a stream, given the milliseconds in the queue."""
+    return lambda queue_ms: put(event("started", {"queueMs": round(queue_ms, 3)}))
+
+
+async def stream(context: RequestContext, send: Send, start: Callable[[Put], Awaitable[T]], last: Callable[[T], Awaitable[bytes]]) -> None:
+    """Send the events that a work puts, and what `last` makes of its outcome, or an event `error`
+    if it fails. What it raises before the first event is raised."""
+    # Bounded by the limits on output and on reports, not by itself: a container's stream must be
+    # read.
+    events: asyncio.Queue[bytes] = asyncio.Queue()
+    work = asyncio.ensure_future(start(events.put_nowait))
+    try:
+        await _send_events(work, events, send)
+        try:
+            final = await last(work.result())
         except Exception as error:
             told = problem(error)
             context.notes["problem"] = told.slug
             if told.status == 500:
                 log.exception("a run raised what nobody foresaw", exc_info=error)
-            return event("error", told.details(context.id))
+            final = event("error", told.details(context.id))
+        for begin in range(0, len(final), CHUNK):
+            await _part(send, final[begin : begin + CHUNK])
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        await cancelled(work)
 
 
-async def send_events(work: asyncio.Future[Any], events: asyncio.Queue[bytes], send: Send) -> None:
+async def _send_events(work: asyncio.Future[Any], events: asyncio.Queue[bytes], send: Send) -> None:
     """Send events as they come, until the work is done. What it raises before the first one is
     raised."""
     begun = False
@@ -236,13 +251,6 @@ async def send_events(work: asyncio.Future[Any], events: asyncio.Queue[bytes], s
             await _part(send, given.result())
         elif not work.done():
             await _part(send, b": still running\n\n")
-
-
-async def send_last(send: Send, last: bytes) -> None:
-    """Send the last event of a stream."""
-    for start in range(0, len(last), CHUNK):
-        await _part(send, last[start : start + CHUNK])
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _shown(piece: Piece) -> dict[str, Any]:
@@ -333,6 +341,11 @@ def note_run(config: Config, context: RequestContext, done: Run) -> None:
     }
     if config.log_programs:
         context.notes |= {"stdout": result.stdout, "stderr": result.stderr}
+
+
+def note_verdict(context: RequestContext, told: JudgeResult) -> None:
+    """Note the verdict for the log."""
+    context.notes |= {"verdict": told.verdict.value, "passed": told.passed, "wall_ms": round(told.wall_ms, 1)}
 
 
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
