@@ -82,6 +82,11 @@ DockerHost = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="The engine. Default: DOCKER_HOST, the Docker context, the usual sockets.", show_default=False),
 ]
+Runtime = Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")]
+RunnerImage = Annotated[str, typer.Option(metavar="NAME", help="A runner image.")]
+LimitFields = Annotated[
+    list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Any field of dayfly.Limits; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
@@ -148,9 +153,9 @@ def run(
     cpus: Annotated[float | None, typer.Option(help="Processors' worth of time.", show_default="1.0")] = None,
     pids: Annotated[int | None, typer.Option(help="Processes and threads at once.", show_default="64")] = None,
     output_bytes: Annotated[int | None, typer.Option(help="Output kept of each stream.", show_default="1000000")] = None,
-    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of dayfly.Limits; may be repeated.")] = None,
+    limit: LimitFields = None,
     image: Annotated[str | None, typer.Option(metavar="NAME", help="A runner image.", show_default=DEFAULT_IMAGE)] = None,
-    runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
+    runtime: Runtime = None,
     docker_host: DockerHost = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON when it ends, and no live output.")] = False,
 ) -> None:
@@ -369,9 +374,9 @@ def judge(
     stop: Annotated[Stop | None, typer.Option(help="Skip what is behind the first failure, or the rest of its group.")] = None,
     concurrency: Annotated[int, typer.Option(help="Containers that share the cases.", show_default="one for each processor")] = 0,
     preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before each case; may be repeated.")] = None,
-    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of dayfly.Limits; may be repeated.")] = None,
-    image: Annotated[str, typer.Option(metavar="NAME", help="A runner image.")] = DEFAULT_IMAGE,
-    runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
+    limit: LimitFields = None,
+    image: RunnerImage = DEFAULT_IMAGE,
+    runtime: Runtime = None,
     docker_host: DockerHost = None,
     as_json: AsJson = False,
 ) -> None:
@@ -465,8 +470,8 @@ def mcp(
     max_timeout_ms: Annotated[float, typer.Option(help="Milliseconds that a program may ask for.")] = 60_000,
     memory_mb: Annotated[float, typer.Option(help="Memory in 10^6 bytes, files in /tmp included.")] = 50,
     preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before each run; may be repeated.")] = None,
-    image: Annotated[str, typer.Option(metavar="NAME", help="A runner image.")] = DEFAULT_IMAGE,
-    runtime: Annotated[str | None, typer.Option(metavar="NAME", help="A runtime of the engine: crun, runsc.")] = None,
+    image: RunnerImage = DEFAULT_IMAGE,
+    runtime: Runtime = None,
     keep_files: Annotated[bool, typer.Option("--keep-files", help="Keep files from one call to the next, in one session.")] = False,
     docker_host: DockerHost = None,
 ) -> None:

@@ -58,6 +58,8 @@ class Piece(msgspec.Struct, frozen=True):
 OnOutput = Callable[[Piece], None]
 
 
+NO_VALUE = msgspec.Raw(b"null")
+"""The JSON text of a last value that there is not."""
 SVG = "image/svg+xml"
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp", SVG)
 """Media types of images, the first that a display has being its image."""
@@ -106,7 +108,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """The JSON text of each display, a MIME bundle: what the program claims to show."""
     displays_dropped: int = 0
     """Displays over a limit, cut off, nested deeper than 100, or not a JSON object."""
-    last_value_raw: msgspec.Raw = msgspec.field(name="lastValue", default_factory=lambda: msgspec.Raw(b"null"))
+    last_value_raw: msgspec.Raw = msgspec.field(name="lastValue", default_factory=lambda: NO_VALUE)
     """The JSON text of `last_value`."""
     files: dict[str, bytes] = {}
     """Files that `fetch` asked for, by path; base64 in JSON."""
@@ -286,7 +288,7 @@ class Recorder:
         self._raw: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._messages = _Claims()
         self._displays = _Claims()
-        self._value = msgspec.Raw(b"null")
+        self._value = NO_VALUE
         self._files: dict[str, bytearray] = {}
         self._skipped: list[SkippedFile] = []
         self._preloaded = False

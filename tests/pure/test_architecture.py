@@ -258,7 +258,7 @@ SERVER_MAY_ALSO_USE = {
     "dayfly._names",  # the default image
     "dayfly._result",  # the text of JSON without its strings
     "dayfly.judge",  # public
-    "dayfly.judge._judging",  # how long a case may take that has only a limit of processor time
+    "dayfly.judge._judging",  # the judging itself, and what it keeps
     "dayfly.judge._programs",  # what a checker may be in JSON
     "dayfly._mcp",  # the tools, which `dayfly mcp` has too
 }

@@ -112,6 +112,12 @@ def test_limits_of_a_case_go_over_the_judging_s() -> None:
     assert CaseLimits(wall_ms=1, output_bytes=2).over(CaseLimits(cpu_ms=3)) == CaseLimits(cpu_ms=3, wall_ms=1, output_bytes=2)
 
 
+def test_a_limit_of_processor_time_implies_one_of_wall_time() -> None:
+    assert CaseLimits(wall_ms=5, cpu_ms=1_000).wall(7) == 5
+    assert CaseLimits(cpu_ms=1_000).wall(7) == 4_000
+    assert CaseLimits().wall(7) == 7
+
+
 def test_cases_that_fit_are_accepted() -> None:
     cases = [Case(group="a"), Case(group="b"), Case(call=Call("f"), checker=Json())]
     check_cases(cases, [Group("b", require=["a"]), Group("c")])

@@ -20,7 +20,7 @@ from litestar.types import Receive, Scope, Send
 
 from dayfly import DayflyError
 from dayfly.judge import CaseLimits, CaseResult, Cases, JudgeResult
-from dayfly.judge._judging import KEPT_OUTPUT, WALL_FACTOR, WALL_MARGIN
+from dayfly.judge._judging import KEPT_OUTPUT
 from dayfly.judge._programs import AnyChecker
 
 from . import bodies
@@ -159,8 +159,7 @@ def _bounded(limits: CaseLimits, config: Config) -> CaseLimits:
             raise invalid(f"{name} is {given:g}; this server takes 1 to {config.max_timeout_ms:g} (max_timeout_ms)")
     if limits.cpu_ms is None or limits.wall_ms is not None:
         return limits
-    implied = limits.cpu_ms * WALL_FACTOR + WALL_MARGIN
-    return msgspec.structs.replace(limits, wall_ms=min(implied, config.max_timeout_ms))
+    return msgspec.structs.replace(limits, wall_ms=min(limits.wall(config.timeout_ms), config.max_timeout_ms))
 
 
 def _case(case: CaseResult) -> CaseResult:

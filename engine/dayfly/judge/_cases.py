@@ -31,6 +31,11 @@ MAX_CASES = 10_000
 NAME_LENGTH = 200
 
 
+WALL_FACTOR, WALL_MARGIN = 3.0, 1_000.0
+"""Wall time that a CPU limit implies: times, and milliseconds on top. A waiting program must end, a
+loaded host must not matter."""
+
+
 class CaseLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """Limits of one case. None: those of the sandbox."""
 
@@ -49,6 +54,13 @@ class CaseLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
                 number(name, getattr(self, name), least=1, most=jobs.MAX_TIMEOUT_MS)
         if self.output_bytes is not None:
             integer("output_bytes", self.output_bytes, least=1, most=2**40)
+
+    def wall(self, otherwise: float) -> float:
+        """Return the limit of wall time: what is asked for, or what `cpu_ms` implies, or
+        `otherwise`."""
+        if self.wall_ms is not None:
+            return self.wall_ms
+        return otherwise if self.cpu_ms is None else self.cpu_ms * WALL_FACTOR + WALL_MARGIN
 
     def over(self, other: CaseLimits) -> CaseLimits:
         """Return these limits, with the other's in place of None."""

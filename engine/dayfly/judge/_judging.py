@@ -24,7 +24,7 @@ from dayfly._errors import DayflyError, PoolClosed, PoolError, SandboxError
 from dayfly._job import MAX_TIMEOUT_MS, Job, RunOptions
 from dayfly._limits import Limits, integer, number
 from dayfly._messages import Request
-from dayfly._result import Outcome, Result
+from dayfly._result import NO_VALUE, Outcome, Result
 from dayfly._session import MOST_SECONDS, AsyncSession
 
 from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
@@ -40,15 +40,10 @@ log = logging.getLogger("dayfly.judge")
 TRIES = 3
 """Containers that a case is offered to, as long as none of them has received it."""
 KEPT_OUTPUT = 4_096
-"""Bytes of each stream that a report keeps of a case, unless asked otherwise."""
+"""Characters of each stream that a report keeps of a case, unless asked otherwise."""
 MOST_WORKERS = 1_000
 INLINE = 100_000
 """Bytes that are compared on the event loop; more in a thread."""
-NOTHING = msgspec.Raw(b"null")
-"""The JSON text of a last value that there is not."""
-WALL_FACTOR, WALL_MARGIN = 3.0, 1_000.0
-"""Wall time that a CPU limit implies: times, and milliseconds on top. A waiting program must end, a
-loaded host must not matter."""
 
 
 class CaseRun(msgspec.Struct, frozen=True):
@@ -269,7 +264,6 @@ class Judging:
     async def _judge(self, containers: Containers, index: int) -> CaseResult:
         case = self._cases[index]
         result: Result | None = None
-        answer: Answer | None = None
         talk: Talk | None = None
         try:
             if isinstance(checker := case.checker or self._checker, Interactor):
@@ -283,25 +277,7 @@ class Judging:
                 result = await self._run(containers.submission, self._requests[index])
             if may_be_invalid(result) and not self._syntax_checked:
                 await self._check_syntax(containers.submission)
-            verdict = verdict_of(result, None)
-            if talk is not None and isinstance(checker, Interactor):
-                if verdict is Verdict.ACCEPTED or talk.interactor_first:
-                    answer = checker.answer(case, talk.interactor_result)
-                    refused = answer.score == 0.0 and talk.interactor_first
-                    verdict = Verdict.WRONG_ANSWER if refused else verdict_of(result, answer)
-            elif verdict is Verdict.ACCEPTED:
-                if case.harness is not None and returned(result) is None:
-                    lost = result.messages_dropped > 0
-                    verdict = Verdict.OUTPUT_LIMIT if lost else Verdict.RUNTIME_ERROR
-                    answer = Answer(
-                        0.0,
-                        "the returned value is too large, or nested too deeply"
-                        if lost
-                        else "the program ended before the function returned",
-                    )
-                else:
-                    answer = await self._answer(containers, case, result)
-                    verdict = verdict_of(result, answer)
+            verdict, answer = await self._decide(containers, case, result, talk)
         except PoolClosed:
             raise
         except Exception as error:  # noqa: BLE001 - of the sandbox or the checker: nothing is known of the submission
@@ -310,6 +286,25 @@ class Judging:
         feedback = answer.feedback if answer is not None else ""
         found = self._case_result(case, verdict, result, share=share, feedback=feedback)
         return found if talk is None else msgspec.structs.replace(found, transcript=talk.transcript)
+
+    async def _decide(self, containers: Containers, case: Case, result: Result, talk: Talk | None) -> tuple[Verdict, Answer | None]:
+        """Return the verdict, and the checker's answer where it was asked."""
+        verdict = verdict_of(result, None)
+        checker = case.checker or self._checker
+        if talk is not None and isinstance(checker, Interactor):
+            if verdict is not Verdict.ACCEPTED and not talk.interactor_first:
+                return verdict, None
+            answer = checker.answer(case, talk.interactor_result)
+            refused = answer.score == 0.0 and talk.interactor_first
+            return Verdict.WRONG_ANSWER if refused else verdict_of(result, answer), answer
+        if verdict is not Verdict.ACCEPTED:
+            return verdict, None
+        if case.harness is not None and returned(result) is None:
+            if result.messages_dropped:
+                return Verdict.OUTPUT_LIMIT, Answer(0.0, "the returned value is too large, or nested too deeply")
+            return Verdict.RUNTIME_ERROR, Answer(0.0, "the program ended before the function returned")
+        asked = await self._answer(containers, case, result)
+        return verdict_of(result, asked), asked
 
     def _case_result(self, case: Case, verdict: Verdict, result: Result, *, share: float, feedback: str) -> CaseResult:
         kept = _kept(result, self._keep)
@@ -345,10 +340,7 @@ class Judging:
 
     def _request(self, case: Case) -> Request:
         limits = (case.limits or CaseLimits()).over(self._limits)
-        wall_ms = limits.wall_ms
-        if wall_ms is None:
-            wall_ms = self.sandbox.timeout_ms if limits.cpu_ms is None else limits.cpu_ms * WALL_FACTOR + WALL_MARGIN
-        job = submission_job(case, self._source, timeout_ms=wall_ms, cpu_limit_ms=limits.cpu_ms)
+        job = submission_job(case, self._source, timeout_ms=limits.wall(self.sandbox.timeout_ms), cpu_limit_ms=limits.cpu_ms)
         wanted = self.sandbox.prepare(job, {}, clean=True)
         most = limits.output_bytes or 2**40
         run = msgspec.structs.replace(
@@ -416,7 +408,7 @@ def _kept(result: Result, keep: int | None) -> Result:
     nothing is cut."""
     if keep is None:
         return result
-    shown = [text for text in (*result.displays_raw, result.last_value_raw) if bytes(text) != bytes(NOTHING)]
+    shown = [text for text in (*result.displays_raw, result.last_value_raw) if bytes(text) != bytes(NO_VALUE)]
     messages, displays = (sum(len(bytes(text)) for text in texts) for texts in (result.messages_raw, shown))
     if max(len(result.stdout), len(result.stderr), len(result.combined), messages, displays) <= keep:
         return result
@@ -429,5 +421,5 @@ def _kept(result: Result, keep: int | None) -> Result:
         stderr_raw=result.stderr_raw and result.stderr_raw[:keep],
         messages_raw=result.messages_raw if messages <= keep else [],
         displays_raw=result.displays_raw if displays <= keep else [],
-        last_value_raw=result.last_value_raw if displays <= keep else NOTHING,
+        last_value_raw=result.last_value_raw if displays <= keep else NO_VALUE,
     )
