@@ -30,16 +30,17 @@ REFUSAL = b'HTTP/1.1 503 x\r\nContent-Type: application/problem+json\r\nContent-
 
 
 class Wire:
-    """A port before one server, which keeps the requests that go through, each with the status that
-    came back."""
+    """A port before one server, which notes the requests that go through, each with the status that
+    came back, before the client has it: so what several wires note is in the order of events."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str, bytes], None]) -> None:
         self.port = 0
         self.upstream = 0
         self.refuse_runs = False
         """Answer runs by a 503, as a server with a full queue does."""
-        self.seen: list[tuple[str, bytes]] = []
-        """Mark of the job (`job-7`), status."""
+        self.seen: set[str] = set()
+        """Marks of the jobs that came here (`job-7`)."""
+        self._note = note
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -60,9 +61,9 @@ class Wire:
             request = client.recv(65536)
             while (head := request.find(b"\r\n\r\n")) >= 0 and len(request) < head + 4 + _length(request):
                 request += client.recv(65536)
-            mark = re.search(rb"job-\d+", request)
+            mark = _mark(request)
             if self.refuse_runs and request.startswith(b"POST"):
-                self.seen.append((mark[0].decode() if mark else "", b"503"))
+                self._saw(mark, b"503")
                 client.sendall(REFUSAL)
                 return
             with socket.create_connection(("127.0.0.1", self.upstream)) as server:
@@ -72,13 +73,25 @@ class Wire:
                 status = b""
                 try:
                     while data := server.recv(65536):
-                        status = status or data.split(b" ", 2)[1]
+                        if not status:
+                            status = data.split(b" ", 2)[1]
+                            self._saw(mark, status)
                         client.sendall(data)
                 finally:
-                    if mark:
-                        self.seen.append((mark[0].decode(), status))
+                    if not status:
+                        self._saw(mark, b"")
                     with contextlib.suppress(OSError):
                         client.shutdown(socket.SHUT_RDWR)
+
+    def _saw(self, mark: str, status: bytes) -> None:
+        if mark:
+            self.seen.add(mark)
+            self._note(mark, status)
+
+
+def _mark(request: bytes) -> str:
+    found = re.search(rb"job-\d+", request)
+    return found[0].decode() if found else ""
 
 
 def _length(request: bytes) -> int:
@@ -100,7 +113,9 @@ class Site:
     """HAProxy, three servers, and the wires between them."""
 
     def __init__(self, new: NewServer, folder: Path) -> None:
-        self.wires = [Wire() for _ in range(3)]
+        self.sent: dict[str, list[bytes]] = {}
+        """Statuses of each job in the order of events, one for each time that a server was sent it."""
+        self.wires = [Wire(lambda mark, status: self.sent.setdefault(mark, []).append(status)) for _ in range(3)]
         self.servers = [new("--pool-size", "2", "--rate-per-minute", "0", "--concurrency", "0") for _ in range(3)]
         for wire, server in zip(self.wires, self.servers, strict=True):
             wire.upstream = server.ready().port
@@ -126,13 +141,6 @@ class Site:
         """Kill a server, as a machine is lost."""
         self.wires[number].close()
         self.servers[number].stop(signal.SIGKILL)
-
-    def sent(self) -> dict[str, list[bytes]]:
-        """Statuses of each job, one for each time that a server was sent it."""
-        found: dict[str, list[bytes]] = {}
-        for mark, status in itertools.chain.from_iterable(wire.seen for wire in self.wires):
-            found.setdefault(mark, []).append(status)
-        return found
 
     def close(self) -> None:
         self.process.terminate()
@@ -197,10 +205,10 @@ def test_a_server_killed_under_load_costs_its_own_runs_only(doomed: Site) -> Non
     assert len(lost) <= 12
     # What was answered, or may have run, was sent once; what a server has refused before it ran was
     # sent on.
-    carried = {mark: [status for status in statuses if status != b"503"] for mark, statuses in doomed.sent().items()}
+    carried = {mark: [status for status in statuses if status != b"503"] for mark, statuses in doomed.sent.items()}
     assert {mark: carried[mark] for mark in right if carried[mark] != [b"200"]} == {}
     assert {mark: carried[mark] for mark in lost if len(carried[mark]) != 1} == {}
-    assert all(any(mark == seen for seen, _ in doomed.wires[0].seen) for mark in lost)
+    assert set(lost) <= doomed.wires[0].seen
     assert doomed.servers[1].metric("dayfly_runs_total") + doomed.servers[2].metric("dayfly_runs_total") >= 80
 
 
@@ -210,7 +218,7 @@ def test_what_a_server_says_it_has_not_run_another_one_runs(site: Site) -> None:
         for number in range(9):
             assert sandbox.run(f"print({number})", args=[f"job-{number}"]).stdout == f"{number}\n"
     assert site.wires[0].seen
-    assert all(statuses[-1] == b"200" and set(statuses[:-1]) <= {b"503"} for statuses in site.sent().values())
+    assert all(statuses[-1] == b"200" and set(statuses[:-1]) <= {b"503"} for statuses in site.sent.values())
     # Where all refuse, the client is told so.
     for wire in site.wires:
         wire.refuse_runs = True
