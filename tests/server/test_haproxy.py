@@ -114,7 +114,7 @@ class Site:
 
     def __init__(self, new: NewServer, folder: Path) -> None:
         self.sent: dict[str, list[bytes]] = {}
-        """Statuses of each job in the order of events, one for each time that a server was sent it."""
+        """Statuses of each job in the order of events, one for each time that a server got it."""
         self.wires = [Wire(lambda mark, status: self.sent.setdefault(mark, []).append(status)) for _ in range(3)]
         self.servers = [new("--pool-size", "2", "--rate-per-minute", "0", "--concurrency", "0") for _ in range(3)]
         for wire, server in zip(self.wires, self.servers, strict=True):
