@@ -96,6 +96,8 @@ for _ in range(200):
         (lambda: check_cases([Case()], [Group("a", require=["b"])]), "has no cases"),
         (lambda: check_cases([Case(group="a"), Case(group="b")], [Group("a", require=["b"])]), "come before"),
         (lambda: check_checkers([Case(call=Call("f"))], Tokens()), "use Json or SetEq"),
+        (lambda: check_checkers([Case(asserts="x")], Interactor(code="1")), "has asserts"),
+        (lambda: check_checkers([Case(asserts="x", checker=Interactor(code="1"))], None), "has asserts"),
         (lambda: Program(code=1), "code must be a str"),  # type: ignore[arg-type]
         (lambda: Program(code="1", protocol="x"), "protocol"),  # type: ignore[arg-type]
     ],
@@ -272,6 +274,12 @@ def test_the_syntax_check_runs_nothing(tmp_path: Path) -> None:
     assert not may_be_invalid(result(Outcome.ERROR, stderr="ValueError: x"))
     assert not may_be_invalid(result(Outcome.ERROR, stderr="SyntaxError: x", stdout="1"))
     assert not may_be_invalid(result(stderr="SyntaxError: x"))
+    assert not may_be_invalid(result(Outcome.SIGNAL))
+    # What it says may be missing where it was killed, or where its output was cut.
+    assert may_be_invalid(result(Outcome.OUTPUT_LIMIT, stderr="  Fi", stderr_truncated=True, exit_code=None))
+    assert may_be_invalid(result(Outcome.ERROR, stderr="  Fi", stderr_truncated=True))
+    assert not may_be_invalid(result(Outcome.ERROR, stderr="  Fi"))
+    assert not may_be_invalid(result(Outcome.ERROR, stderr="  Fi", stderr_truncated=True, exit_code=2))
 
 
 def test_the_last_message_of_the_harness_is_the_value() -> None:

@@ -311,24 +311,28 @@ class Service:
     ) -> JudgeResult:
         """Judge a submission for a key, in as many containers as are free, `concurrency` at most.
 
-        It waits for one turn as a run does; `on_start` is told for how many milliseconds. Raises
-        what `run` raises before a program is delivered. Cancelling it ends the judging.
+        It waits for its turn and its first container as a run does; `on_start` is told for how
+        many milliseconds. Raises what `run` raises before a program is delivered. Cancelling it
+        ends the judging.
         """
         begun = time.monotonic()
         told: JudgeResult | None = None
         with self._failures({}), contextlib.ExitStack() as spare:
             judging = Judging(self._standing(), code, cases, **options)  # before the wait, which would be for nothing
             with self._queue() as queue:
-                async with self._turns.turn(key):
+
+                def started() -> None:
                     queue.deadline = math.inf
                     if on_start is not None:
                         on_start((time.monotonic() - begun) * 1_000)
+
+                async with self._turns.turn(key):
                     if judging.sandbox is not self._standing():
                         judging = Judging(self._standing(), code, cases, **options)
                     while judging.workers < min(concurrency, len(cases)) and (give_back := self._turns.spare(key)) is not None:
                         spare.callback(give_back)
                         judging.workers += 1
-                    told = await judging.run(on_case)
+                    told = await judging.run(on_case, started)
             if told is None:
                 raise PoolTimeout("no container became free within the queue's time limit")
         self.metrics.judgings.labels(told.verdict.value, key).inc()

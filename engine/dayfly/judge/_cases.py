@@ -15,7 +15,7 @@ from dayfly._limits import integer, number
 from dayfly._result import MESSAGE_DEPTH, is_json
 
 from ._checkers import Checker
-from ._programs import SUBMISSION, AnyChecker
+from ._programs import SUBMISSION, AnyChecker, Interactor
 
 if TYPE_CHECKING:
     Text = str | bytes | None
@@ -275,6 +275,8 @@ def check_checkers(cases: Sequence[Case], checker: Checker | None) -> None:
     """ValueError where a checker cannot compare what its case gives."""
     for case in cases:
         chosen = case.checker or checker
+        if isinstance(chosen, Interactor) and case.asserts is not None:
+            raise ValueError(f"an Interactor talks to a program, and the case {case.name!r:.80} has asserts")
         if isinstance(chosen, Checker) and case.call is not None and not chosen.values:
             name = type(chosen).__name__
             raise ValueError(f"the checker {name} compares output, and the case {case.name!r:.80} gives a value; use Json or SetEq")

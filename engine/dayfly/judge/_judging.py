@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple, Protocol, TypedDict
@@ -21,26 +22,28 @@ import msgspec
 
 from dayfly import _events as events
 from dayfly._errors import DayflyError, PoolClosed, PoolError, SandboxError
-from dayfly._job import MAX_TIMEOUT_MS, Job, RunOptions
-from dayfly._limits import Limits, integer, number
+from dayfly._job import MAX_TIMEOUT_MS, Job, RunOptions, request
+from dayfly._limits import MAX_RUN_BYTES, Limits, integer, number
 from dayfly._messages import Request
 from dayfly._result import NO_VALUE, Outcome, Result
 from dayfly._session import MOST_SECONDS, AsyncSession
 
 from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
-from ._checkers import Answer, Checker, Json, Tokens, visible
+from ._checkers import FEEDBACK, Answer, Checker, Json, Tokens, visible
 from ._plan import Plan, Stop
 from ._programs import NOT_PYTHON, Interactor, Program, may_be_invalid, returned, submission_job, syntax_job
 from ._sources import Cases
-from ._talk import Talk
+from ._talk import Talk, offered
 from ._verdicts import CaseResult, JudgeResult, Verdict, report, skipped, verdict_of
 
 log = logging.getLogger("dayfly.judge")
 
-TRIES = 3
-"""Containers that a case is offered to, as long as none of them has received it."""
 KEPT_OUTPUT = 4_096
 """Characters of each stream that a report keeps of a case, unless asked otherwise."""
+SHOWN_FRAMES = 3
+"""Frames of a traceback that are noted."""
+ERROR = 1_000
+"""Characters of the text of a `judge_error`."""
 MOST_WORKERS = 1_000
 INLINE = 100_000
 """Bytes that are compared on the event loop; more in a thread."""
@@ -83,8 +86,8 @@ class JudgeOptions(TypedDict, total=False):
     concurrency: int
     """Containers that share the cases."""
     max_seconds: float | None
-    """Time from the first container on, after which undecided cases are `judge_error`. None: no
-    bound."""
+    """Time after which undecided cases are `judge_error`; the wait for the first container is part
+    of it. None: no bound."""
     keep_output: int | None
     """Characters of each stream that the report keeps of a case. None: all."""
 
@@ -147,6 +150,8 @@ class Judging:
             raise ValueError("a checker that is a program runs in a container of its own; set max_containers to 2 or more")
         # Whatever cannot be sent is refused before any container is touched.
         self._requests = [self._request(case) for case in self._cases]
+        if self._paired:
+            self._check_programs()
         self._found: dict[int, CaseResult] = {}
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._told = 0
@@ -154,18 +159,22 @@ class Judging:
         self._tasks: anyio.CancelScope | None = None
         self._error: Exception | None = None
         self._compile_error: str | None = None
+        self._syntax = anyio.Lock()
+        """Held while it is found out whether the submission is valid Python."""
         self._syntax_checked = False
 
-    async def run(self, on_case: OnCase | None = None) -> JudgeResult:
+    async def run(self, on_case: OnCase | None = None, on_start: Callable[[], None] | None = None) -> JudgeResult:
         """Judge. `on_case` is called with each CaseResult in the order of the cases; what it raises
-        ends the judging and is raised.
+        ends the judging and is raised. `on_start` is called when there is a container.
 
         Raises what a run raises if there is no container for the first worker, or the sandbox is
         closed meanwhile.
         """
         begun = time.monotonic()
-        async with self._containers() as first:
-            with anyio.move_on_after(self._seconds) as budget:
+        with anyio.move_on_after(self._seconds) as budget:
+            async with self._containers() as first:
+                if on_start is not None:
+                    on_start()
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks.cancel_scope
                     tasks.start_soon(self._work, first)
@@ -252,10 +261,14 @@ class Judging:
                 with anyio.CancelScope() as scope:
                     self._scopes[index] = scope
                     self._found[index] = await self._judge(containers, index)
-                del self._scopes[index]
+                self._scopes.pop(index, None)
+                found = self._found.get(index)
+                if found is not None and isinstance(found.exception, Exception) and self._keep is not None:
+                    # Not before: the frames of what raised it were still there.
+                    found.__dict__["exception_"] = _shortened(found.exception, max(self._keep, ERROR))
                 # One that was cancelled is skipped for what an earlier one did: it decides nothing.
-                accepted = scope.cancelled_caught or self._found[index].verdict is Verdict.ACCEPTED
-                for other in self._plan.decide(index, accepted=accepted):
+                accepted = found is None or self._plan.is_skipped(index) or found.verdict is Verdict.ACCEPTED
+                for other in self._plan.decide(index, accepted=accepted) & self._scopes.keys():
                     self._scopes[other].cancel()
                 self._notify()
         except Exception as error:  # noqa: BLE001 - raised when the other workers have ended
@@ -272,10 +285,12 @@ class Judging:
                 # It outlives a submission that says nothing: the submission's own limit decides.
                 job = msgspec.structs.replace(job, timeout_ms=min((job.timeout_ms or 0) + own.run.timeout_ms, MAX_TIMEOUT_MS))
                 talk = Talk(containers.submission, containers.checker)
-                result = await talk.hold(own, self.sandbox.prepare(job, {}, clean=True))
+                result = await talk.hold(own, self._checker_request(job))
             else:
                 result = await self._run(containers.submission, self._requests[index])
-            if may_be_invalid(result) and not self._syntax_checked:
+            if may_be_invalid(result):
+                # Others wait for this check too: an earlier case that fails does not cancel it.
+                self._scopes.pop(index, None)
                 await self._check_syntax(containers.submission)
             verdict, answer = await self._decide(containers, case, result, talk)
         except PoolClosed:
@@ -292,6 +307,8 @@ class Judging:
         verdict = verdict_of(result, None)
         checker = case.checker or self._checker
         if talk is not None and isinstance(checker, Interactor):
+            if talk.interactor_result.stdout_truncated:
+                raise ValueError("the interactor wrote more to stdout than the limit (stdout_bytes) allows")
             if verdict is not Verdict.ACCEPTED and not talk.interactor_first:
                 return verdict, None
             answer = checker.answer(case, talk.interactor_result)
@@ -330,7 +347,7 @@ class Judging:
             group=case.group,
             max_points=case.points,
             result=None if result is None else _kept(result, self._keep),
-            error=visible(f"{type(error).__name__}: {error}"[:1_000]),
+            error=_text(error),
             retry_safe=isinstance(error, (PoolError, SandboxError)) and not error.delivered and result is None,
         )
         found.__dict__["exception_"] = error
@@ -351,24 +368,44 @@ class Judging:
         )
         return msgspec.structs.replace(wanted, run=run)
 
+    def _check_programs(self) -> None:
+        """ValueError for a checker that cannot be sent, however long the output is."""
+        for case, own in zip(self._cases, self._requests, strict=True):
+            checker = case.checker or self._checker
+            if isinstance(checker, Program):
+                wanted = self.sandbox.prepare(checker.job(case), {}, clean=True)
+                size = sum(len(content) for _, content in wanted.files) + own.run.stdout_limit
+                if size > self.sandbox.limits.tmpfs_bytes:
+                    raise ValueError(
+                        f"input, answer, checker and the longest output of the case {case.name!r:.80} are {size:,} bytes; "
+                        f"the limit (tmpfs_bytes) is {self.sandbox.limits.tmpfs_bytes:,}"
+                    )
+
+    def _checker_request(self, job: Job) -> Request:
+        """Return what runs a checker. The output it reads does not count as input: else a
+        submission could write so much that nothing judges it."""
+        limits = self.sandbox.limits
+        most = min(limits.input_bytes + limits.stdout_bytes, MAX_RUN_BYTES)
+        roomy = msgspec.structs.replace(limits, input_bytes=most)
+        return request(job, roomy, timeout_ms=self.sandbox.timeout_ms, python="3", clean=True)
+
     async def _run(self, session: AsyncSession, wanted: Request) -> Result:
-        for tries_left in reversed(range(TRIES)):
-            try:
-                return await events.run(session.events(wanted), events.Fold())
-            except SandboxError as error:
-                if error.delivered or not tries_left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return await events.run(offered(session, wanted), events.Fold())
 
     async def _check_syntax(self, session: AsyncSession) -> None:
-        self._syntax_checked = True
-        found = await self._run(session, self.sandbox.prepare(syntax_job(self._source), {}, clean=True))
-        if found.outcome is Outcome.ERROR and found.exit_code == NOT_PYTHON:
-            self._compile_error = visible(found.stderr.strip()[:KEPT_OUTPUT])
-            self._notify()
-            # Nothing else is to be done; whoever tells of the cases is not cancelled.
-            for scope in self._scopes.values():
-                scope.cancel()
+        """Find out, once, whether the submission is valid Python. Whoever asks waits until it is
+        known."""
+        async with self._syntax:
+            if self._syntax_checked:
+                return
+            found = await self._run(session, self.sandbox.prepare(syntax_job(self._source), {}, clean=True))
+            self._syntax_checked = True
+            if found.outcome is Outcome.ERROR and found.exit_code == NOT_PYTHON:
+                self._compile_error = visible(found.stderr.strip()[:KEPT_OUTPUT])
+                self._notify()
+                # Nothing else is to be done; whoever tells of the cases is not cancelled.
+                for scope in self._scopes.values():
+                    scope.cancel()
 
     async def _answer(self, containers: Containers, case: Case, result: Result) -> Answer | None:
         checker = case.checker or self._checker
@@ -378,29 +415,61 @@ class Judging:
             return Answer(1.0 if value == (True,) else 0.0, "" if value == (True,) else "an assertion failed")
         if isinstance(checker, Program):  # no Interactor comes here
             assert containers.checker is not None
-            wanted = self.sandbox.prepare(checker.job(case, output), {}, clean=True)
-            return checker.answer(case, await self._run(containers.checker, wanted))
+            return checker.answer(case, await self._run(containers.checker, self._checker_request(checker.job(case, output))))
         if checker is not None and not isinstance(checker, Checker):
-            return _as_answer(await anyio.to_thread.run_sync(checker, CaseRun(case, result, value[0] if value else None)))
+            return await _asked(checker, CaseRun(case, result, value[0] if value else None))
         if not case.compares:
             return None
         if value is not None:
             chosen = checker or Json()
-            return await _compare(lambda: chosen.check_value(case.expected, value[0]), size=sum(map(len, map(bytes, result.messages_raw))))
+            return await _asked(chosen.check_value, case.expected, value[0], size=sum(map(len, map(bytes, result.messages_raw))))
         chosen, expected = checker or Tokens(), case.expected_output
-        return await _compare(lambda: chosen.check(expected, output), size=len(expected) + len(output))
+        return await _asked(chosen.check, expected, output, size=len(expected) + len(output))
 
 
-async def _compare(check: Callable[[], Answer], *, size: int) -> Answer:
-    return check() if size <= INLINE else await anyio.to_thread.run_sync(check)
+async def _asked(check: Callable[..., Any], *values: Any, size: float = math.inf) -> Answer:
+    """Return what a checker says. A long comparison, and what is not ours, takes place in a
+    thread."""
+    return _as_answer(check(*values) if size <= INLINE else await anyio.to_thread.run_sync(check, *values))
 
 
 def _as_answer(said: Any) -> Answer:
-    if isinstance(said, Answer):
-        return said
-    if not isinstance(said, (bool, int, float)) or not 0.0 <= said <= 1.0:
-        raise TypeError(f"a checker returns True, False, a number from 0 to 1, or an Answer, not {said!r:.80}")
-    return Answer(float(said))
+    """Return what a checker said, bounded. TypeError for what is not an answer."""
+    score, feedback = said if isinstance(said, Answer) else (said, "")
+    if not isinstance(score, (bool, int, float)) or not 0.0 <= score <= 1.0 or not isinstance(feedback, str):
+        raise TypeError(f"a checker returns True, False, a number from 0 to 1, or an Answer of these and a str, not {said!r:.80}")
+    return Answer(float(score), visible(feedback[:FEEDBACK]))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an exception and those that led to it."""
+    found = [error]
+    for one in found:
+        found += [other for other in (one.__cause__, one.__context__) if other is not None and other not in found]
+    return found
+
+
+def _shortened(error: Exception, most: int) -> Exception:
+    """Return an exception that keeps no more than `most` characters of what a program wrote: itself
+    without its traceback, whose frames hold whole outputs, or one that has its text only. The
+    traceback becomes a note."""
+    where = visible("".join(traceback.format_tb(error.__traceback__, limit=-SHOWN_FRAMES)))[-most:]
+    held: float = 0
+    for one in _chain(error):
+        one.__traceback__ = None
+        if isinstance(one, AttributeError):
+            one.obj = None
+        for value in (*one.args, *vars(one).values()):
+            held += len(value) if isinstance(value, (str, bytes)) else 0 if isinstance(value, (int, float, type(None))) else math.inf
+    if isinstance(error, DayflyError):  # these quote nothing of a program
+        return error
+    kept = error if held <= most else RuntimeError(_text(error))
+    kept.__dict__["__notes__"] = [where]
+    return kept
+
+
+def _text(error: Exception) -> str:
+    return visible(f"{type(error).__name__}: {error}"[:ERROR])
 
 
 def _kept(result: Result, keep: int | None) -> Result:

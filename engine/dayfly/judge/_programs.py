@@ -133,7 +133,7 @@ class Program(Checker, frozen=True, tag="program"):
         if self.protocol not in ("exit01", "testlib", "kattis"):
             raise ValueError(f"a checker's protocol must be 'exit01', 'testlib' or 'kattis', not {self.protocol!r:.80}")
 
-    def job(self, case: Case, output: bytes) -> Job:
+    def job(self, case: Case, output: bytes = b"") -> Job:
         """Return the job that checks the output of a case."""
         kattis = self.protocol == "kattis"
         files: dict[str, str | bytes] = {"checker.py": self.code, "input": case.input, "answer": case.expected_output}
@@ -226,8 +226,12 @@ def syntax_job(source: bytes) -> Job:
 def may_be_invalid(result: Result) -> bool:
     """Whether a run may have ended for want of valid Python. A cheap sign, which the program could
     give too: `syntax_job` decides."""
+    if result.stdout or result.outcome in (Outcome.OK, Outcome.SIGNAL):
+        return False
+    if result.outcome is not Outcome.ERROR:  # it was killed: at its limits, what Python says may be missing
+        return True
     last = result.stderr.rstrip().rpartition("\n")[2]
-    return result.exit_code == 1 and not result.stdout and last.startswith(_SYNTAX_ERRORS)
+    return result.exit_code == 1 and (bool(result.stderr_truncated) or last.startswith(_SYNTAX_ERRORS))
 
 
 def returned(result: Result) -> tuple[Any] | None:

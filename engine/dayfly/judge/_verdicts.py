@@ -74,14 +74,15 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel", dict
     """With an Interactor: the beginning of what was said, `>` before the submission's lines and `<`
     before its own."""
     error: str | None = None
-    """With `judge_error`: the exception's name and text. `exception` is the exception itself where
-    the case was judged here."""
+    """With `judge_error`: the exception's name and text. `exception` is the exception, where the
+    case was judged here."""
     retry_safe: bool | None = None
     """With `judge_error`: True if the program cannot have run."""
 
     @property
     def exception(self) -> BaseException | None:
-        """The exception of a `judge_error`. None for one that was judged on another machine."""
+        """The exception of a `judge_error`, its traceback as a note. None for one that was judged
+        on another machine."""
         found: BaseException | None = self.__dict__.get("exception_")
         return found
 
