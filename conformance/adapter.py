@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 Heard = Callable[[str, str], None]
@@ -76,9 +76,9 @@ class Implementation(Protocol):
         default.
         """
 
-    def server(self, image: str, *, port: int, key: str, settings: Mapping[str, Any]) -> list[str]:
-        """Return the command that serves POST /compile on this port of 127.0.0.1 for whoever has
-        the key.
+    def server(self, image: str, *, port: int, keys: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+        """Return the command that serves POST /compile and /v1/sessions on this port of 127.0.0.1
+        for whoever has one of the keys.
 
         `settings` may be allowed_networks (a list).
         """
@@ -105,9 +105,10 @@ class Dayfly:
             options["limits"] = self._dayfly.Limits(**options["limits"])
         return DayflySandbox(self._dayfly.Sandbox(**options))
 
-    def server(self, image: str, *, port: int, key: str, settings: Mapping[str, Any]) -> list[str]:
+    def server(self, image: str, *, port: int, keys: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
         """See Implementation."""
-        flags: dict[str, str] = {"port": str(port), "image": image, "keys": f"judge=sha256:{hashlib.sha256(key.encode()).hexdigest()}"}
+        hashed = [f"judge-{number}=sha256:{hashlib.sha256(key.encode()).hexdigest()}" for number, key in enumerate(keys)]
+        flags: dict[str, str] = {"port": str(port), "image": image, "keys": ",".join(hashed)}
         flags |= {name: str(value) for name, value in self._options.items() if value is not None}
         flags |= {name: ",".join(value) for name, value in settings.items()}
         words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -17,7 +17,7 @@ import functools
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -434,6 +434,62 @@ class PreloadUnnoticed(PreloadIgnored):
     clause, because = "preload.refused", "DID NOT RAISE"
 
 
+class RoomIgnored(Broken):
+    """preload may leave a program no memory."""
+
+    clause, because = "preload.memory", "DID NOT RAISE|memory_limit_mb"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        from dayfly import _container  # noqa: PLC0415
+
+        mock.patch.object(_container, "ROOM_FOR_A_PROGRAM", 0).start()
+
+
+class FiguresIgnored(Ignored):
+    """figures is ignored."""
+
+    clause, because = "figures.shown", r"\[b'png 1'"
+    member = "figures"
+
+
+class FiguresAlways(Broken):
+    """Figures come from every program."""
+
+    clause, because = "figures.unasked", "image/png"
+
+    def job(self, given: Any) -> Any:
+        """See Broken."""
+        return {**given, "figures": True}
+
+
+class OneFormShown(Broken):
+    """A display has text only."""
+
+    clause, because = "display.forms", "image/png"
+
+    def answer(self, given: Answer) -> Answer:
+        """See Broken."""
+        return {**given, "displays": [{"text/plain": display.get("text/plain")} for display in given["displays"]]}
+
+
+class DisplayLimitsIgnored(Broken):
+    """The limits of displays are ignored."""
+
+    clause, because = "display.bounds", r"\['0', '1', '2', '3'"
+
+    def settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        """See Broken."""
+        return {name: value for name, value in given.items() if name != "limits"}
+
+
+class LastValueIgnored(Ignored):
+    """lastValue is ignored."""
+
+    clause, because = "value.last", "None == {"
+    member = "lastValue"
+
+
 class FileLimitsIgnored(Broken):
     """The limits of files are ignored."""
 
@@ -661,6 +717,42 @@ class CountersSummed(Broken):
         return {**given, "oomKills": self.kills}
 
 
+class SessionOfAnyKey(Broken):
+    """The server gives a session to whoever names it."""
+
+    clause, because = "http.session-key", "200 == 404|409 == 404"
+
+    def server(self, image: str, *, port: int, keys: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+        """See Implementation."""
+        python, _, _, *rest = super().server(image, port=port, keys=keys, settings=settings)
+        code = """
+from dayfly._server.sessions import Sessions
+true = Sessions.find
+Sessions.find = lambda self, key, id: true(self, self._open[id].key if id in self._open else key, id)
+from dayfly._cli import main
+main()
+"""
+        return [python, "-c", code, *rest]
+
+
+class CleanUnheard(Broken):
+    """The server runs what says clean as any other program."""
+
+    clause, because = "http.session", "kept"
+
+    def server(self, image: str, *, port: int, keys: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+        """See Implementation."""
+        python, _, _, *rest = super().server(image, port=port, keys=keys, settings=settings)
+        code = """
+from dayfly import AsyncSession
+true = AsyncSession.prepare
+AsyncSession.prepare = lambda self, code, options, *, clean: true(self, code, options, clean=False)
+from dayfly._cli import main
+main()
+"""
+        return [python, "-c", code, *rest]
+
+
 # What the runner does.
 
 
@@ -758,6 +850,13 @@ class PreloadDropped(BrokenRunner):
 
     clause, because = "protocol.preload", "False"
     file, old, new = "_parent", 'self.order({"preload": self.preload})', 'self.order({"preload": []})'
+
+
+class SeededAlike(BrokenRunner):
+    """The runner leaves random generators as the fork has made them."""
+
+    clause, because = "session.random", r"assert '\[0"
+    file, old, new = "_child", '    _seed(order["seed"], modules, generators)', "    pass"
 
 
 class LinksFollowed(BrokenRunner):

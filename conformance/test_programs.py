@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from typing import Any
 
 import pytest
 from conformance.conftest import Box, NewBox
 from conformance.oracle import DIED, PlainContainer
-from conformance.report import clause
+from conformance.report import clause, not_applicable
 
 SOURCES = {
     "empty": b"",
@@ -188,6 +189,19 @@ def test_each_program_has_the_preloaded_modules(new_box: NewBox, box: Box) -> No
     for _ in range(2):
         answer = session.run(LOADED)
         assert (answer["stdout"], answer["preloaded"]) == ("True True\n", True)
+
+
+@clause("preload.memory")
+def test_a_memory_limit_that_leaves_too_little_is_refused(new_box: NewBox, gvisor: bool) -> None:
+    if gvisor:
+        not_applicable("its kernel does not say how much memory a container uses")
+    box = new_box(initialize=False, preload=["decimal"], memory_limit_mb=17)
+    with pytest.raises(Exception, match=r"memory_limit_mb to \d+") as refused:
+        box.sandbox.initialize()
+    (enough,) = re.findall(r"memory_limit_mb to (\d+)", str(refused.value))
+    box = new_box(preload=["decimal"], memory_limit_mb=int(enough))
+    for _ in range(3):
+        assert box.run("x = b'x' * 12_000_000\nprint(1)")["stdout"] == "1\n"
 
 
 @clause("preload.refused")

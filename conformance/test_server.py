@@ -10,13 +10,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from conformance import adapter
+from conformance.oracle import eventually
 from conformance.report import clause
 
-KEY = "a key of this suite's own"
+KEY, OTHER_KEY = "a key of this suite's own", "another of them"
 STARTS_WITHIN = 60.0
 
 
@@ -28,18 +30,22 @@ class Served:
 
     def compile(self, body: Any = None, *, key: str | None = KEY, kind: str = "application/json") -> tuple[int, dict[str, Any]]:
         """Post to /compile, and return the status and the answer."""
+        return self.call("POST", "/compile", body, key=key, kind=kind)
+
+    def call(self, method: str, path: str, body: Any = None, *, key: str | None = KEY, kind: str = "application/json") -> tuple[int, Any]:
+        """Call a route, and return the status and the answer."""
         headers = {"Content-Type": kind} | ({} if key is None else {"X-API-Key": key})
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            connection.request("POST", "/compile", body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
+            connection.request(method, path, body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            return answer.status, json.loads(answer.read() or b"null")
 
 
 @contextlib.contextmanager
 def served(implementation: adapter.Implementation, image: str, **settings: Any) -> Iterator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(implementation.server(image, port=port, key=KEY, settings=settings), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(implementation.server(image, port=port, keys=[KEY, OTHER_KEY], settings=settings), stderr=subprocess.DEVNULL)
     try:
         server = Served(port)
         deadline = time.monotonic() + STARTS_WITHIN
@@ -122,3 +128,38 @@ def test_an_address_that_is_not_allowed_is_forbidden(implementation: adapter.Imp
         status, answer = strict.compile({"code": "print(1)"})
     assert (status, answer["status"]) == (403, 403)
     assert "127.0.0.1" in answer["error"]
+
+
+@clause("http.session")
+def test_a_session_shares_files_until_it_ends(server: Served) -> None:
+    status, opened = server.call("POST", "/v1/sessions", {})
+    assert status == 201
+    path = f"/v1/sessions/{opened['id']}"
+    run = {"code": "import os\nprint(sorted(os.listdir()))\nopen('kept', 'w').close()"}
+    for query, found in (("", "['main.py']\n"), ("", "['kept', 'main.py']\n"), ("?clean=true", "['main.py']\n")):
+        status, answer = server.call("POST", f"{path}/run{query}", run)
+        assert status == 200
+        assert answer["stdout"] == found
+    long = {"code": "import time\ntime.sleep(3)\nprint('ended')", "timeoutMs": 20_000}
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(server.call, "POST", f"{path}/run", long)
+        eventually(lambda: server.call("GET", path)[1]["running"], "the first program runs")
+        assert server.call("POST", f"{path}/run", run)[0] == 409
+        assert first.result()[1]["stdout"] == "ended\n"
+    assert server.call("DELETE", path)[0] in (200, 204)
+    for method, route in (("GET", path), ("POST", f"{path}/run"), ("POST", f"{path}/run?clean=true")):
+        assert server.call(method, route, run)[0] == 410
+
+
+@clause("http.session-key")
+def test_a_session_is_its_keys_alone(server: Served) -> None:
+    _, opened = server.call("POST", "/v1/sessions", {})
+    path, run = f"/v1/sessions/{opened['id']}", {"code": "print(1)"}
+    for route, key in ((path, OTHER_KEY), (path[:-1], KEY)):
+        for method, end in (("GET", ""), ("POST", "/run"), ("POST", "/run/stream"), ("DELETE", "")):
+            assert server.call(method, route + end, run, key=key)[0] == 404
+    assert server.call("POST", f"{path}/run", run, key="a third")[0] in (401, 403)
+    status, listed = server.call("GET", "/v1/sessions", key=OTHER_KEY)
+    assert status == 200 and opened["id"] not in json.dumps(listed)
+    assert server.call("POST", f"{path}/run", run)[1]["stdout"] == "1\n"
+    server.call("DELETE", path)

@@ -222,4 +222,15 @@ while time.process_time() < 1.5: pass
     assert {name: second[name] for name in names} == dict(zip(names, (0, 0, 0, 0, [7], False, False), strict=True))
     assert (second["stdout"], second["files"], second["filesSkipped"]) == ("x" * 99 + "\n", {}, [])
     assert second["cpuMs"] < 1_000
+    assert second["peakMemoryBytes"] is None
+    session.close()
+
+
+@clause("session.random")
+def test_random_numbers_are_a_programs_own(new_box: NewBox) -> None:
+    session = new_box(preload=["random"]).sandbox.session()
+    code = "import random\nprint([random.random(), random.randrange(10**9)])"
+    assert len({session.run(code)["stdout"] for _ in range(4)}) == 4
+    seeded = [session.run({"code": code, "seed": seed})["stdout"] for seed in (1, 1, 2)]
+    assert seeded[0] == seeded[1] != seeded[2]
     session.close()

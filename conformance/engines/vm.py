@@ -38,8 +38,14 @@ CLAUSES = (
     "end.close",
     "end.killed",
     "limit.*",
+    "preload.*",
+    "files.*",
+    "session.*",
     "protocol.dialogue",
     "protocol.stdin-end",
+    "protocol.session",
+    "protocol.stop",
+    "protocol.files",
 )
 CACHE = Path("~/.cache/dayfly-conformance").expanduser()
 PORT = 23_750
