@@ -62,10 +62,15 @@ quota."""
 START_GRACE = 5.0
 """Seconds from handing a program over to `started`. Beyond it the container is lost, not the
 program late."""
+WIPE_WITHIN = 10.0
+"""Seconds on top where the files of earlier programs are wiped first: the runner gives each of the
+two folders half of it."""
 READY_DEADLINE = 30.0
 """Seconds from attach to `ready`."""
 ROOM_FOR_A_PROGRAM = 16_000_000
 """Bytes that preloaded modules must leave to a program."""
+MEASURED_WITHIN = 2_000_000
+"""Bytes by which two containers with the same modules may differ: the kernel charges in batches."""
 CLEAN_WITHIN = 10.0
 """Seconds from `exit` to `next` in a session. Wiping a full tmpfs takes milliseconds; a container
 whose processor time is used up may take longer."""
@@ -134,19 +139,22 @@ class Container:
 
     # Its life.
 
-    async def live(self, on_warm: Callable[[Container], None], *, inspect: bool = False) -> None:
+    async def live(self, on_warm: Callable[[Container], None], *, first: bool = False) -> None:
         """Create the container, call `on_warm` when it can take a program, return when it has
         ended.
 
         Raises StartFailed, RunnerMisbehaved or an EngineError if it never became warm, and
         ContainerLost or RunnerMisbehaved if it ended before it was used.
-        With `inspect`, what the engine made is read back and compared with what was asked for.
+        With `first`, what the engine made is read back and compared with what was asked for, and
+        the memory that preloaded modules leave is looked at: both are the same for all that follow.
         """
         try:
             await self._create()
-            if inspect:
+            if first:
                 await self._compare()
-            await self._start()
+            self.ready = ready = await self._start()
+            if first:
+                self._check_memory(ready)
             on_warm(self)
             await self._serve()
         finally:
@@ -187,7 +195,7 @@ class Container:
         if found:
             raise StartFailed(f"the engine ignored or changed what was asked for: {'; '.join(found)}")
 
-    async def _start(self) -> None:
+    async def _start(self) -> Ready:
         begun = time.monotonic()
         deadline = begun + READY_DEADLINE
         started = False
@@ -208,10 +216,9 @@ class Container:
                 raise StartFailed(f"the container could not be started: {error}") from error
         try:
             with anyio.move_on_after(max(0.0, deadline - time.monotonic())):
-                frame = await self._first_frame()
-                self._check_ready(frame)
+                ready = self._checked(await self._first_frame())
                 log.debug("%s: ready after %.0f ms", self.id[:12], (time.monotonic() - begun) * 1_000)
-                return
+                return ready
         except ProtocolViolation as error:
             raise RunnerMisbehaved(f"before it was ready: {error}", delivered=False) from error
         raise StartFailed(f"the runner was not ready within {READY_DEADLINE:g} s{self._said()}")
@@ -222,22 +229,24 @@ class Container:
                 raise StartFailed(f"the container ended before its runner was ready{self._said()}")
         return self._frames.popleft()
 
-    def _check_ready(self, frame: RunnerFrame) -> None:
+    def _checked(self, frame: RunnerFrame) -> Ready:
         if not isinstance(frame, Ready):
             said = f": {frame.message!r}" if isinstance(frame, Error) else ""
             raise StartFailed(f"the runner could not set itself up{said}")
         wrong = spec.check_status(msgspec.structs.asdict(frame.status), self.uid, self._blueprint.profile.runtime) + frame.problems
         if wrong:
             raise StartFailed(f"the container is not what was asked for: {'; '.join(wrong)}")
+        return frame
+
+    def _check_memory(self, ready: Ready) -> None:
         memory = self._blueprint.profile.memory_bytes
-        baseline = frame.baseline_bytes or 0
+        baseline = ready.baseline_bytes or 0
         if self._preload and memory - baseline < ROOM_FOR_A_PROGRAM:
-            needed = -(-(baseline + ROOM_FOR_A_PROGRAM) // 1_000_000)
+            needed = -(-(baseline + ROOM_FOR_A_PROGRAM + MEASURED_WITHIN) // 1_000_000)
             raise StartFailed(
                 f"with {', '.join(self._preload)} preloaded a container uses {baseline / 1e6:.1f} MB of its {memory / 1e6:g} MB, which "
                 f"leaves a program less than {ROOM_FOR_A_PROGRAM / 1e6:g} MB; set memory_limit_mb to {needed} or more"
             )
-        self.ready = frame
 
     async def _serve(self) -> None:
         """Read until the end, and turn what comes into events. The errors of a run go to its
@@ -293,9 +302,12 @@ class Container:
                 raise ProtocolViolation("the runner cannot go on")
             case _ if run is None:  # the dialogue's table has refused everything else already
                 raise AssertionError(frame)
+            case Error() if self._started_at is None:
+                # As with `spent`: a program of the same owner may have had a hand in it, on gVisor.
+                run.finish(ContainerLost(f"the program could not be started: {frame.message!a:.300}", delivered=False))
             case Error():
                 # Its text may be the program's, on gVisor. It is not repeated.
-                run.finish(ContainerLost("the runner reported that it cannot go on", delivered=self._started_at is not None))
+                run.finish(ContainerLost("the runner reported that it cannot go on", delivered=True))
             case Exit():
                 self._exit = frame
                 self._move_deadline(Deadline(time.monotonic() + CLEAN_WITHIN, GRACE) if self._session else None)
@@ -432,7 +444,11 @@ class Container:
 
     def _expect_start(self) -> None:
         if self._started_at is None:
-            self._move_deadline(Deadline(time.monotonic() + START_GRACE, GRACE))
+            self._move_deadline(Deadline(time.monotonic() + self._start_within(), GRACE))
+
+    def _start_within(self) -> float:
+        assert self._request is not None
+        return START_GRACE + WIPE_WITHIN * (self._session and self._request.run.clean)
 
     async def _feed(self) -> None:
         """Send the standard input that the runner has asked for. One task at a time writes."""
@@ -482,7 +498,7 @@ class Container:
         """The stream has ended without an `exit`: find out why."""
         if self._silent:
             if self._started_at is None:
-                raise ContainerLost(f"the runner did not start the program within {START_GRACE:g} s", delivered=self._delivered())
+                raise ContainerLost(f"the runner did not start the program within {self._start_within():g} s", delivered=self._delivered())
             return Ended(None, Outcome.TIMEOUT, (time.monotonic() - self._started_at) * 1_000)
         if self._ending:
             raise ContainerLost("the run was abandoned", delivered=True)

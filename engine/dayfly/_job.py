@@ -117,7 +117,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     `stdout`."""
     seed: int | None = None
     """Seed of `random` and of the preloaded modules' generators. None: each run has its own random
-    numbers."""
+    numbers. Python 3 only; without effect beside an `env` that an interpreter reads at its start
+    (docs/preload.md)."""
     figures: bool = False
     """Give each figure of matplotlib that the program shows, or has open at its end, in
     `Result.displays`. Python 3 only."""
@@ -266,8 +267,8 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
         if stdin is None:
             stdin = data + b"\n"
     version: Literal["2", "3"] = "2" if (python == "2" if job.v3 is None else not job.v3) else "3"
-    if version == "2" and (job.figures or job.last_value):
-        raise ValueError("figures and last_value need Python 3")
+    if version == "2" and (job.figures or job.last_value or job.seed is not None):
+        raise ValueError("figures, last_value and seed need Python 3")
     texts = (*job.args, *job.env, *job.env.values())
     given = job.stdin_bytes if job.stdin is None else stdin
     size = len(given or b"") + sum(len(text.encode()) for text in texts) + len(files.get(DATA, b""))

@@ -126,7 +126,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """Processor time of the whole container during the run; None where it is not known."""
     peak_memory_bytes: int | None = None
     """Largest memory use of the container, the runner's own included; None where it is not
-    known."""
+    known: for a program of a session that stayed below an earlier one, say."""
     max_rss_bytes: int | None = None
     """Largest resident set of one process of the program; starts at what was preloaded. None where
     it is not known."""

@@ -254,21 +254,21 @@ class AsyncSandbox:
                 refill_delay=REFILL_DELAY,
             )
             self._cleaner = cleaner = Cleaner(engine, ledger, instance, lambda: pool.step())  # noqa: PLW0108 - there is no pool yet
-            inspected = False
+            any_warm = False
 
             async def live(key: int, on_warm: Callable[[Container], None]) -> None:
-                # What the first container shows of the profile holds for all others: only the uid
+                # What a warm container shows of the profile holds for all others: only the uid
                 # differs.
                 container = Container(key, blueprint, uids, engine=engine, ledger=ledger, cleaner=cleaner, preload=self.preload)
 
                 def warm(_: Container) -> None:
-                    nonlocal inspected
-                    inspected = True
+                    nonlocal any_warm
+                    any_warm = True
                     assert container.ready is not None
                     self._pythons = container.ready.pythons
                     on_warm(container)
 
-                await container.live(warm, inspect=not inspected)
+                await container.live(warm, first=not any_warm)
 
             self._pool = pool = Pool(ledger, live)
             watchdog = Watchdog(engine.endpoint, instance)
@@ -290,6 +290,11 @@ class AsyncSandbox:
                             await watchdog.done()
                         orphans.retire(instance)
 
+    @property
+    def _build_command(self) -> str:
+        tag = "" if self.image == DEFAULT_IMAGE else f" --tag {self.image}"
+        return f"dayfly image build{tag}{' --python2' * (self.python == '2')}"
+
     async def _prepare(self, engine: EngineAPI) -> tuple[spec.Blueprint, range, int]:
         """Everything that can be known before the first container: the image, the runtime, what the
         engine enforces."""
@@ -297,14 +302,13 @@ class AsyncSandbox:
         try:
             image = await engine.inspect_image(self.image)
         except ImageMissing as error:
-            tag = "" if self.image == DEFAULT_IMAGE else f" --tag {self.image}"
-            raise ImageMissing(f"{error}; make it with `dayfly image build{tag}{' --python2' * (self.python == '2')}`") from error
-        labels = image.get("Config", {}).get("Labels", {})
+            raise ImageMissing(f"{error}; make it with `{self._build_command}`") from error
+        labels = image.get("Config", {}).get("Labels") or {}
         label = labels.get(PROTOCOL_LABEL)
         if label != str(PROTOCOL):
             speaks = "is not a runner image" if label is None else f"speaks protocol {label}"
             raise StartFailed(
-                f"the image {self.image!r} {speaks}, and this dayfly needs {PROTOCOL}: build it again with `dayfly image build`"
+                f"the image {self.image!r} {speaks}, and this dayfly needs {PROTOCOL}: build it again with `{self._build_command}`"
             )
         if self._preload is None:
             self._preload = _modules(labels.get(PRELOAD_LABEL, "").split())

@@ -20,7 +20,8 @@ class Counters:
             self._oom_kills = _open(root + "/memory.events")
             self._peak = _open(root + "/memory.peak")
             self._cpu = _open(root + "/cpu.stat")
-            usage = root + "/memory.current"
+            self._usage, self._stat = root + "/memory.current", root + "/memory.stat"
+            self._files = b"inactive_file", b"active_file"
         else:
             self.version = 1
             self._cpu_name = None
@@ -28,11 +29,12 @@ class Counters:
             self._oom_kills = _open(root + "/memory/memory.oom_control")
             self._peak = _open(root + "/memory/memory.max_usage_in_bytes")
             self._cpu = _open(root + "/cpuacct/cpuacct.usage")
-            usage = root + "/memory/memory.usage_in_bytes"
+            self._usage, self._stat = root + "/memory/memory.usage_in_bytes", root + "/memory/memory.stat"
+            self._files = b"total_inactive_file", b"total_active_file"
         if self._oom_kills is self._peak is self._cpu is None:
             self.version = 0
-        self._usage = _open(usage)
         self._at_start: tuple[int | None, int | None] = (None, None)
+        self._highest = 0
 
     def start(self) -> None:
         """Take what was counted so far as zero."""
@@ -44,16 +46,33 @@ class Counters:
         return None if now is None or then is None else (now - then) / self._cpu_per_ms
 
     def usage(self) -> "int | None":
-        """Return the bytes that the container uses now."""
-        return _number(self._usage)
+        """Return the bytes that the container uses now, without the files that the kernel caches.
+
+        It gives those up where memory is short. They are charged to the container that read them
+        first, which is any of those on the host. For use before a program is there: it opens files.
+        """
+        usage, stat = _open(self._usage), _open(self._stat)
+        try:
+            used, cached = _number(usage), sum([_number(stat, name) or 0 for name in self._files])
+        finally:
+            for file in (usage, stat):
+                if file is not None:
+                    os.close(file)
+        return None if used is None else max(used - cached, 0)
 
     def read(self) -> "tuple[int | None, int | None, float | None]":
-        """Return (kills since start, bytes at the peak of the container's whole life, ms of cpu
-        since start)."""
+        """Return (kills since start, bytes at the peak, ms of cpu since start).
+
+        No program can reset the kernel's peak, nor can we. So it is that of the container's life,
+        and None where it was as high at an earlier call: this program's own is not known then.
+        """
         oom_kills, cpu = [
             None if now is None or then is None else now - then for now, then in zip(self._oom_kills_and_cpu(), self._at_start)
         ]
-        return oom_kills, _number(self._peak), None if cpu is None else round(cpu / self._cpu_per_ms, 3)
+        peak = _number(self._peak)
+        if peak is not None:
+            self._highest, peak = max(peak, self._highest), peak if peak > self._highest else None
+        return oom_kills, peak, None if cpu is None else round(cpu / self._cpu_per_ms, 3)
 
     def _oom_kills_and_cpu(self) -> "tuple[int | None, int | None]":
         return _number(self._oom_kills, b"oom_kill"), _number(self._cpu, self._cpu_name)

@@ -37,6 +37,9 @@ _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "HOME", "MALLOC_", "GLIB
 """Names of the environment that begin so act while an interpreter, or its C library, starts: a warm
 one is too late."""
 
+_GLOBAL_GENERATORS = (("random", "seed", None), ("numpy.random", "seed", 1 << 32), ("torch", "manual_seed", 1 << 63))
+"""Modules, their functions that seed, and the end of the range of seeds that these take."""
+
 _PR_SET_DUMPABLE = 4
 
 
@@ -56,8 +59,9 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
         _report(progress, _settle(pipes) + _show_processors())
         _end.arm(end, modules)
         order = _receive(pipes[4])
+        generators: list[Any] = []
         if "preload" in order:
-            _preload(order["preload"], modules, end)
+            generators = _preload(order["preload"], modules, end)
             _report(progress, [])
             order = _receive(pipes[4])
         if "session" in order:
@@ -66,7 +70,7 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
             _report(progress, _settle(pipes))
             order = _receive(pipes[4])
         os.close(pipes[4])
-        interpreter = _prepare(order, modules)
+        interpreter = _prepare(order, modules, generators)
         if interpreter is None:
             with open("main.py", "rb", 0) as file:
                 _end.look_at(file.read())
@@ -164,7 +168,7 @@ def _read(file: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _prepare(order: "dict[str, Any]", modules: "set[str]") -> "tuple[str, list[str]] | None":
+def _prepare(order: "dict[str, Any]", modules: "set[str]", generators: "list[Any]") -> "tuple[str, list[str]] | None":
     """Set limits, arguments, environment. Return None, or (path, argv) of another interpreter to
     be."""
     args, env, limit = order["args"], order["env"], order["open_files"]
@@ -184,7 +188,7 @@ def _prepare(order: "dict[str, Any]", modules: "set[str]") -> "tuple[str, list[s
     original[1:] = ["-u", "main.py", *args]
     sys.argv.extend(args)
     sys._xoptions.clear()  # noqa: SLF001 - it is documented, underscore and all
-    _seed(order["seed"], modules)
+    _seed(order["seed"], modules, generators)
     return None
 
 
@@ -210,9 +214,11 @@ def _import(name: str, modules: "set[str]") -> None:
         loaded.update({other: module for other, module in ours.items() if other not in loaded})
 
 
-def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> None:
-    """Import what every program is to find. ImportError if a fork would not carry it, or a program
-    would meet it unasked."""
+def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> "list[Any]":
+    """Import what every program is to find, and return the random generators among it.
+
+    ImportError if a fork would not carry it, or a program would meet it unasked.
+    """
     streams = [os.dup(file) for file in (0, 1, 2)]
     null = os.open("/dev/null", os.O_RDWR)
     for file in (0, 1, 2):
@@ -234,10 +240,12 @@ def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> None:
         os.close(stream)
     gc.collect()
     _end.arm(end, modules)
+    generators = _generators(modules)
     # What is there stays out of the collector's way: it would write to every page that is shared,
     # and take its time at the end.
     gc.freeze()
     gc.enable()
+    return generators
 
 
 def _surroundings() -> "dict[str, Any]":
@@ -289,13 +297,33 @@ def _handler(number: int) -> object:
         return None
 
 
-def _seed(seed: "int | None", modules: "set[str]") -> None:
+def _generators(modules: "set[str]") -> "list[Any]":
+    """Return the random generators that preloaded modules hold: each `random.Random`, and each of
+    numpy's bit generators."""
+    python, numpy = [
+        getattr(sys.modules.get(name), kind, ()) if name in modules else ()
+        for name, kind in (("random", "Random"), ("numpy.random", "BitGenerator"))
+    ]
+    found = []
+    for thing in gc.get_objects():
+        kind = type(thing)  # not `__class__`, which a proxy may answer by importing what it stands for
+        if issubclass(kind, python) or (issubclass(kind, numpy) and kind.__module__.startswith("numpy.")):
+            found.append(thing)
+    return found
+
+
+def _seed(seed: "int | None", modules: "set[str]", generators: "list[Any]") -> None:
     """Seed the random generators that the program finds: afresh, since a fork shares them, or with
     what was asked for."""
     if seed is not None:
         _import("random", modules)
     loaded = sys.modules
-    for name, function, size in (("random", "seed", None), ("numpy.random", "seed", 1 << 32), ("torch", "manual_seed", 1 << 63)):
+    for generator in generators:
+        if hasattr(generator, "state"):  # numpy's
+            generator.state = type(generator)(None if seed is None else seed % (1 << 64)).state
+        else:
+            loaded["random"].Random.seed(generator, seed)  # not its own `seed`, which may be anything
+    for name, function, size in _GLOBAL_GENERATORS:
         if name in modules and name in loaded:
             fresh = int.from_bytes(os.urandom(8), "big") if seed is None else seed
             getattr(loaded[name], function)(fresh if size is None else fresh % size)

@@ -159,7 +159,9 @@ def _steps(modules: "set[str]") -> "list[Any]":
         "default_filters": _warnings.filters,  # what warnings.filters begins as
         "filters": list(sys.modules.get("warnings", _warnings).filters),
         # Their ids must not become others', so they are kept.
-        "own": {id(o): o for o in here if _finalizer(o, mro, attributes) or (isinstance(o, _weakref.ref) and callback(o) is not None)},
+        "own": {
+            id(o): o for o in here if _finalizer(o, mro, attributes) or (issubclass(type(o), _weakref.ref) and callback(o) is not None)
+        },
         "classes": _changeable(here, mro, attributes),
         "marker": second[-1] if second else None,
         "position": len(second),

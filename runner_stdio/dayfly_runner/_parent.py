@@ -574,10 +574,10 @@ class _Runner:
         """Kill everything, tell the host how it ended; leave, or make room for the next program."""
         program = self.program
         wall = time.monotonic() - (run.started or 0.0)
-        self.kill_everything()
+        alone = self.kill_everything()
         if program.status is None:
             raise RuntimeError(f"the program could not be killed within {KILL_TIME} s")
-        # Nobody is left to write, so this is at the most what the pipes hold.
+        # Whoever is left is as good as dead, so this is at the most what the pipes hold.
         while self.outputs.poll(0):
             self.on_outputs(0)
         run.sent.end()
@@ -610,16 +610,16 @@ class _Runner:
             self.leave()
         # The host has its answer while the rest is done.
         self.write_out(HOST_OUT)
-        self.make_room(self.session)
+        self.make_room(self.session, alone=alone)
 
-    def make_room(self, session: "Session") -> None:
+    def make_room(self, session: "Session", *, alone: bool) -> None:
         """Clean up behind a program, have the next one's process made, and say so; or say why not,
         and leave."""
         from ._session import Left
 
         self.watch(self.program.stdin, 0)
         try:
-            session.clean()
+            session.clean(alone=alone)
             self.next_program(session)
         except (Left, SetUpFailed) as error:
             self.send(_frames.encode({"type": "spent", "reason": str(error)[:4096]}))
@@ -657,9 +657,9 @@ class _Runner:
             collector.collect(pattern)
         return collector.dropped
 
-    def kill_everything(self) -> None:
-        """Kill until nobody is left but the zygote; what the kernel cannot end now is not waited
-        for longer than KILL_TIME."""
+    def kill_everything(self) -> bool:
+        """Kill until nobody is left but the zygote, and return whether that is so; what the kernel
+        cannot end now is not waited for longer than KILL_TIME."""
         end = time.monotonic() + KILL_TIME
         waiter = select.poll()
         waiter.register(self.wakeup, select.POLLIN)
@@ -669,7 +669,7 @@ class _Runner:
                 others = self.session.others()
                 if not others:
                     self.session.go_on()
-                    return
+                    return True
             else:
                 others = [-1]
             for pid in others:
@@ -677,10 +677,11 @@ class _Runner:
                     os.kill(pid, _signal.SIGKILL)
                 except ProcessLookupError:
                     if pid == -1:
-                        return
+                        return True
             self.reap()
             waiter.poll(10)
             _read(self.wakeup, READ_SIZE)
+        return False
 
     def fail(self, exit_status: int, message: str) -> "NoReturn":
         """Say why, if the host listens, and leave. Whatever happens here, the process ends with

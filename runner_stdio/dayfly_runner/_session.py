@@ -93,11 +93,13 @@ class Session:
         """Wipe the working files. Left if something is left."""
         _wipe(self._files)
 
-    def clean(self) -> None:
+    def clean(self, *, alone: bool) -> None:
         """Remove what outlives processes, and look whether anything does. Left if something is
-        left."""
+        left, processes among it if this is not `alone`."""
         if self.zygote is None:
             raise Left("the program has ended the process from which the next one is forked")
+        if not alone:  # and the zygote is stopped still
+            raise Left("processes of the program could not be ended")
         if self._look_at_zygote() != self._inherited:
             # A hard limit cannot be raised again.
             raise Left("the program has changed the limits of the process from which the next one is forked")

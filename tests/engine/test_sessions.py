@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from dayfly import AsyncSandbox, Limits, Outcome, PoolClosed, Result, Sandbox, Session, SessionLost
+from dayfly import AsyncSandbox, Limits, Outcome, PoolClosed, Result, Sandbox, Session, SessionLost, StartFailed
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,55 @@ def test_counters_are_those_of_one_program(session: Session) -> None:
     assert result.cpu_ms is not None
     assert result.cpu_ms < 2_000
     assert result.max_rss_bytes is not None
+
+
+def test_the_peak_of_memory_is_never_an_earlier_programs(session: Session) -> None:
+    """The kernel has it of the container's whole life, and nobody inside can reset it."""
+    take = "x = b'x' * ({} * 10**6)"
+    first, after, second, last = [session.run(take.format(size)).peak_memory_bytes for size in (10, 1, 35, 10)]
+    assert first is not None
+    assert second is not None
+    assert (after, last) == (None, None)
+    assert 10_000_000 < first < 35_000_000 < second
+    session.run("x = [bytearray(10**6) for _ in range(10**3)]")
+    assert session.run(take.format(35)).peak_memory_bytes is None
+
+
+FILL = """
+with open('fill', 'wb', 0) as file:
+    try:
+        while True: file.write(bytes(4096))
+    except OSError as error: print(error.strerror)
+"""
+
+
+def test_a_full_folder_ends_a_session_by_its_name(session: Session) -> None:
+    assert session.run(FILL).stdout == "No space left on device\n"
+    large = f"print(1)\n{'#' * 100_000}"
+    with pytest.raises(SessionLost, match=r"could not be started.*No space left on device.*main\.py") as caught:
+        session.run(large)
+    assert not caught.value.delivered
+    assert session.run(FILL, clean=True).stdout == "No space left on device\n"
+    uid = "import os; print(os.getuid())"
+    before = session.run(uid).stdout
+    assert session.run(f"{uid}\n{large}", clean=True).stdout == f"{before}1\n", "in the same container"
+
+
+def test_a_program_that_says_clean_has_time_for_the_wipe(engine: Any) -> None:
+    """The runner may take seconds for it, here because it is paused."""
+    with Sandbox(max_containers=2) as sandbox, sandbox.session() as session:
+        session.run("print(1)")
+        mine = [row["Id"] for row in engine.containers() if row["Labels"]["dayfly.pid"] == str(os.getpid())]
+        for container in mine:
+            assert engine.call("POST", f"/containers/{container}/pause")[0] == 204
+        results: list[Result] = []
+        thread = threading.Thread(target=lambda: results.append(session.run("print(2)", clean=True)))
+        thread.start()
+        time.sleep(6)
+        for container in mine:
+            assert engine.call("POST", f"/containers/{container}/unpause")[0] == 204
+        thread.join()
+        assert [result.stdout for result in results] == ["2\n"]
 
 
 def test_a_second_program_at_once_is_an_error() -> None:
@@ -185,6 +235,25 @@ async def test_async_sessions(anyio_backend: str) -> None:
             with anyio.move_on_after(0.5):
                 await session.run("while True: pass")
             assert (await session.run("print(1)")).stdout == "1\n"
+        await eventually(lambda: sandbox.stats().running == 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_session_ends_with_its_task(anyio_backend: str) -> None:
+    async with AsyncSandbox(max_containers=2) as sandbox:
+        opened = anyio.Event()
+
+        async def own() -> None:
+            async with sandbox.session() as session:
+                opened.set()
+                await session.run("while True: pass", timeout_ms=60_000)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(own)
+            await opened.wait()
+            assert sandbox.stats().sessions == 1
+            tasks.cancel_scope.cancel()
+        assert sandbox.stats().sessions == 0
         await eventually(lambda: sandbox.stats().running == 0)
 
 
@@ -315,6 +384,17 @@ def test_preloaded_modules_are_there_in_every_program() -> None:
             assert len(seen) == 4, "a fork would share the generator's state"
             seeded = {session.run("import random; print(random.random())", seed=7).stdout for _ in range(2)}
             assert len(seeded) == 1
+
+
+def test_too_little_memory_beside_a_preload_is_refused() -> None:
+    with pytest.raises(StartFailed, match="leaves a program less than 16 MB") as caught:
+        Sandbox(preload=("decimal",), memory_limit_mb=17).initialize()
+    (enough,) = re.findall(r"set memory_limit_mb to (\d+) or more", str(caught.value))
+    with Sandbox(pool_size=2, preload=("decimal",), memory_limit_mb=int(enough)) as sandbox:
+        for _ in range(4):  # the pool is filled again, too
+            assert sandbox.run("import decimal; x = b'x' * 12_000_000; print(1)").stdout == "1\n"
+    with Sandbox(memory_limit_mb=17) as sandbox:
+        assert sandbox.run("print(1)").stdout == "1\n", "without a preload there is no such floor"
 
 
 def test_a_sandbox_whose_limits_are_small(sandbox: Sandbox) -> None:

@@ -491,10 +491,10 @@ def test_a_flag_is_a_bool(name: str, value: Any) -> None:
     assert getattr(ran("1"), name) is False
 
 
-@pytest.mark.parametrize("wanted", [{"figures": True}, {"last_value": True}])
-def test_figures_and_the_last_value_need_python_3(wanted: Any) -> None:
+@pytest.mark.parametrize("wanted", [{"figures": True}, {"last_value": True}, {"seed": 0}])
+def test_figures_last_value_and_seed_need_python_3(wanted: Any) -> None:
     for job, python in ((Job(code="1", v3=False, **wanted), "3"), (Job(code="1", **wanted), "2")):
-        with pytest.raises(ValueError, match="figures and last_value need Python 3"):
+        with pytest.raises(ValueError, match="figures, last_value and seed need Python 3"):
             request(job, Limits(), timeout_ms=1, python=python)
     assert request(Job(code="1", v3=True, **wanted), Limits(), timeout_ms=1, python="2").run.python == "3"
 

@@ -257,8 +257,8 @@ def start(python: Path, tmp_path: Path) -> Iterator[Callable[..., Runner]]:
     """Start runners in `tmp_path`, the program's working directory; end them with the test."""
     runners: list[Runner] = []
 
-    def start(**options: Any) -> Runner:
-        runners.append(Runner(python, tmp_path, **options))
+    def start(interpreter: Path = python, **options: Any) -> Runner:
+        runners.append(Runner(interpreter, tmp_path, **options))
         return runners[-1]
 
     yield start

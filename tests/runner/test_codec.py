@@ -286,6 +286,11 @@ def test_counters_of_cgroup_1(tmp_path: Path) -> None:
     counters.start()
     state(5, 8_192, 3_500_000)
     assert (counters.version, counters.read()) == (1, (3, 8_192, 2.5))
+    # The next program of a session: the peak is the kernel's of the container's whole life.
+    counters.start()
+    assert counters.read() == (0, None, 0.0)
+    state(5, 8_193, 3_500_000)
+    assert counters.read() == (0, 8_193, 0.0)
 
 
 def test_counters_of_cgroup_2(tmp_path: Path) -> None:
@@ -299,6 +304,25 @@ def test_counters_of_cgroup_2(tmp_path: Path) -> None:
     counters.start()
     state(2, 200, 2_000)
     assert (counters.version, counters.read()) == (2, (1, 200, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [(("memory/memory.usage_in_bytes", "memory/memory.stat"), "total_"), (("memory.current", "memory.stat"), "")],
+)
+def test_cached_files_are_not_counted_as_used(tmp_path: Path, names: tuple[str, str], prefix: str) -> None:
+    stat = f"cache 900\ninactive_file 1\nactive_file 1\n{prefix}rss 200\n{prefix}inactive_file 300\n{prefix}active_file 400\n"
+    if not prefix:
+        write(tmp_path, {"cgroup.controllers": "memory\n"})
+        stat = stat.replace("\ninactive_file 1\nactive_file 1", "")
+    write(tmp_path, {names[0]: "1000\n", names[1]: stat})
+    assert _cgroup.Counters(str(tmp_path)).usage() == 300
+    write(tmp_path, {names[0]: "500\n"})  # the kernel brings the two up to date one after the other
+    assert _cgroup.Counters(str(tmp_path)).usage() == 0
+    (tmp_path / names[1]).unlink()
+    assert _cgroup.Counters(str(tmp_path)).usage() == 500
+    (tmp_path / names[0]).unlink()
+    assert _cgroup.Counters(str(tmp_path)).usage() is None
 
 
 def test_counters_that_are_not_there(tmp_path: Path) -> None:

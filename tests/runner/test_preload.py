@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,20 @@ REFUSED = {
 
 
 @pytest.fixture
-def module(python: Path) -> Callable[[str, str], None]:
-    """Write a module where the interpreter under test finds it."""
+def module(python: Path) -> Iterator[Callable[[str, str], None]]:
+    """Write modules where the interpreter under test finds them, as long as the test lasts."""
     (packages,) = python.parents[1].glob("lib/python3*/site-packages")
+    written: list[Path] = []
 
     def write(name: str, code: str) -> None:
-        (packages / f"{name}.py").write_text(code)
+        path = packages / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+        written.append(path)
 
-    return write
+    yield write
+    for path in written:
+        path.unlink()
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -90,6 +96,43 @@ def test_random_numbers_differ_unless_there_is_a_seed(session: Callable[..., Any
     assert len({runner.session_run(code).stdout for _ in range(4)}) == 4
     assert len({runner.session_run(code, seed=7).stdout for _ in range(3)}) == 1
     assert runner.session_run(code, seed=8).stdout != runner.session_run(code, seed=-7).stdout
+
+
+HOLDERS = """
+import random
+class Own(random.Random):
+    def seed(self, *args): raise AssertionError("it is not asked")
+    def __init__(self): random.Random.seed(self)
+own, rng = Own(), random.Random()
+class Lazy:
+    @property
+    def __class__(self): raise AssertionError("it is not asked")
+lazy = Lazy()
+"""
+NUMPY = """
+class BitGenerator:
+    def __init__(self, seed=None):
+        import os
+        self.state = os.urandom(8).hex() if seed is None else seed
+class PCG64(BitGenerator): pass
+_seeded = []
+def seed(value): _seeded.append(value)
+held = PCG64()
+"""
+
+
+def test_generators_that_modules_hold_are_seeded_too(session: Callable[..., Any], module: Callable[[str, str], None]) -> None:
+    module("holders", HOLDERS)
+    module("numpy.random", NUMPY)
+    runner = session(preload=["holders", "numpy.random"])
+    held = ["holders.rng.random()", "holders.own.random()", "numpy.random.held.state", "numpy.random._seeded"]
+    code = f"import holders, numpy.random; print({', '.join(held)}, sep=';')"
+    runs = [runner.session_run(code).stdout.decode().split(";") for _ in range(4)]
+    assert [len(set(numbers)) for numbers in zip(*runs, strict=True)] == [4] * len(held)
+    seeded = {runner.session_run(code, seed=seed).stdout for seed in (7, 7, -7)}
+    assert len(seeded) == 2
+    expected = "import random; r = random.Random(7); n = r.random(); print(n, n, 7, [7], sep=';')"
+    assert runner.session_run(expected).stdout in seeded
 
 
 def test_a_seed_without_a_preload(run: Callable[..., Any]) -> None:

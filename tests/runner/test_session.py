@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,24 @@ def test_what_a_program_does_to_the_zygote_reaches_no_other(how: str, session: C
     assert (ended.stdout, ended.stderr) == (b"done\n", b"")
     assert ended.frames[-1]["type"] == "spent"
     assert "limits" in ended.frames[-1]["reason"]
+
+
+def test_processes_that_do_not_end_are_the_sessions_end(start: Callable[..., Any], python: Path, tmp_path: Path) -> None:
+    """What the kernel cannot end in time is told, and no next program is begun beside it. Nobody
+    can wait long for a runner that does not wait at all."""
+    copy = tmp_path.with_name("impatient")
+    shutil.copytree(python.parents[1], copy, symlinks=True)
+    (parent,) = copy.glob("lib/python3*/site-packages/dayfly_runner/_parent.py")
+    patient, impatient = "KILL_TIME, FLUSH_TIME, LAST_WORDS_TIME = 2.0,", "KILL_TIME, FLUSH_TIME, LAST_WORDS_TIME = 0.0,"
+    assert parent.read_text().count(patient) == 1
+    parent.write_text(parent.read_text().replace(patient, impatient))
+    runner = start(copy / "bin" / "python3", alone=True)
+    runner.hello()
+    runner.open([str(tmp_path)], [])
+    ended = runner.session_run("print(1)")
+    assert (ended.stdout, ended.exit["exit_code"]) == (b"1\n", 0)
+    assert ended.frames[-1] == {"type": "spent", "reason": "processes of the program could not be ended"}
+    assert runner.next() is None
 
 
 def test_the_zygote_that_dies_between_programs(session: Callable[..., Any]) -> None:

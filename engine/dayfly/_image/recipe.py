@@ -69,8 +69,11 @@ def checked(
         base=_matching("base", base, r"[a-z0-9][\w.:/@-]*", "the name of an image, or debian:SUITE"),
         tag=_matching("tag", tag, r"[a-z0-9][a-z0-9._:/-]*(:[\w][\w.-]{0,127})?", "a name for an image (dayfly/python:mine)"),
         python2=python2,
-        pip=_all_matching("pip", pip, r"[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]+\])?\s*([=<>!~][^;@/\s]*)?", "a requirement (numpy>=2)"),
-        apt=_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]", "a Debian package"),
+        # Sorted: their order makes no other image. That of preload may.
+        pip=tuple(
+            sorted(_all_matching("pip", pip, r"[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]+\])?\s*([=<>!~][^;@/\s]*)?", "a requirement (numpy>=2)"))
+        ),
+        apt=tuple(sorted(_all_matching("apt", apt, r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]", "a Debian package"))),
         allow_source=allow_source,
         preload=_all_matching("preload", preload, r"[^\W\d]\w*(\.[^\W\d]\w*)*", "the name of a module"),
     )
@@ -102,7 +105,7 @@ def _all_matching(name: str, values: Sequence[str], pattern: str, what: str) -> 
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of str, not one str: {values!r:.80}")
     # Without spaces, so that a list of them can be written into a label and split again.
-    return tuple(sorted({re.sub(r"\s", "", _matching(name, value, pattern, what)) for value in values}))
+    return tuple(dict.fromkeys(re.sub(r"\s", "", _matching(name, value, pattern, what)) for value in values))
 
 
 def digest(*parts: object) -> str:

@@ -62,7 +62,8 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel", dict
     wall_ms: float | None = None
     cpu_ms: float | None = None
     peak_memory_bytes: int | None = None
-    """Largest memory of the container so far; cases share containers."""
+    """Largest memory of the container so far; cases share containers. None where an earlier case
+    took as much."""
     max_rss_bytes: int | None = None
     """Largest resident set of one process of this case."""
     result: Result | None = None
