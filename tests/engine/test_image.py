@@ -22,13 +22,15 @@ import anyio
 import httpx
 import pytest
 
-from dayfly import AsyncSandbox, DayflyError, EngineError, ImageMissing, Job, Limits, Sandbox, __version__
+from dayfly import AsyncSandbox, DayflyError, EngineError, ImageMissing, Job, Limits, Sandbox, StartFailed, __version__
 from dayfly import _image as images
 from dayfly._engine_api import EngineAPI
 from dayfly._image import wheels, workbench
 from dayfly._image.answers import last_status
 from dayfly._image.recipe import Facts
 from dayfly._messages import PROTOCOL
+
+from .test_documents import BLOCK, ROOT, blocks
 
 DEFAULT = f"dayfly/python:{__version__}"
 
@@ -168,9 +170,9 @@ async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: s
 
 
 async def test_modules_of_the_image_are_preloaded_by_default(api: EngineAPI, image: str, tag: str) -> None:
-    await images.build(api, base=DEFAULT, tag=tag, preload=["fractions", "decimal", "os.path"])
+    await images.build(api, base=DEFAULT, tag=tag, preload=["fractions", "decimal", "os.path", "fractions"])
     (listed,) = [one for one in await images.ls(api) if tag in one.tags]
-    assert listed.preload == ["decimal", "fractions", "os.path"]
+    assert listed.preload == ["fractions", "decimal", "os.path"], "in the order given"
     look = Job(code="import sys; print([name in sys.modules for name in ('decimal', 'fractions', 'statistics')])")
     for given, found, preloaded in (
         (None, "[True, True, False]\n", True),
@@ -195,15 +197,59 @@ print(os.path.exists(".cache"), len(matplotlib.font_manager.fontManager.ttflist)
 """
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+RANDOM = """
+import random, numpy, sympy.core.random
+print(random.random(), numpy.random.rand(), sympy.core.random.rng.random(), sympy.core.random.random_complex_number(), sep=";", end="")
+"""
+SEEDED = """
+import random, numpy, sympy.core.random
+random.seed(7); numpy.random.seed(7); sympy.core.random.seed(7)
+print(random.random(), numpy.random.rand(), sympy.core.random.rng.random(), sympy.core.random.random_complex_number(), sep=";", end="")
+"""
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_science_image_draws_and_has_its_fonts(api: EngineAPI, image: str, tag: str) -> None:
+async def test_the_science_image_draws_and_has_its_fonts(api: EngineAPI, image: str, tag: str, tmp_path: Path) -> None:
     await images.build(api, base=DEFAULT, tag=tag, science=True)
     async with AsyncSandbox(image=tag, memory_limit_mb=400, timeout_ms=60_000) as sandbox:
         result = await sandbox.run(PLOT, figures=True)
     assert (result.stdout, result.stderr) == ("False True\n", "")
     ((kind, data),) = result.images()
-    assert (kind, data[:8]) == ("image/png", b"\x89PNG\r\n\x1a\n")
+    assert (kind, data[:8]) == ("image/png", PNG)
+    preload = ("numpy", "pandas", "sympy", "matplotlib.pyplot")
+    async with AsyncSandbox(image=tag, memory_limit_mb=400, timeout_ms=60_000, preload=preload) as sandbox, sandbox.session() as session:
+        runs = [await session.run(RANDOM) for _ in range(3)]
+        assert [run.stderr for run in runs] == [""] * 3
+        numbers = [run.stdout.split(";") for run in runs]
+        assert [len(set(drawn)) for drawn in zip(*numbers, strict=True)] == [3] * 4, "a fork shares the state of generators"
+        seeded = [(await session.run(RANDOM, seed=seed)).stdout.split(";") for seed in (7, 7, -7)]
+        assert seeded[0] == seeded[1] != seeded[2]
+        assert (await session.run(SEEDED)).stdout.split(";") == seeded[0]
+        result = await session.run(PLOT, figures=True)
+        assert (result.stdout, result.stderr, len(result.images())) == ("False True\n", "", 1)
+    await anyio.to_thread.run_sync(follow_the_pages, tag, tmp_path)
+    for name in ("plots/figure-1.png", "plot-1.png", "plot.png"):
+        assert (tmp_path / name).read_bytes()[:8] == PNG
+
+
+def follow_the_pages(tag: str, folder: Path) -> None:
+    """Do what README and docs/figures.md say, with the image that is there."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    readme = [code for code, _ in blocks("README.md", "sh") if "--image science" in code]
+    _, figures = (ROOT / "docs" / "figures.md").read_text().split("## A CSV in, a plot out\n")
+    steps = [(language, code) for language, code, _ in BLOCK.findall(figures.partition("\n## ")[0])]
+    assert [language for language, _ in steps] == ["sh", "py", "sh"]
+    assert len(readme) == 1
+    printed = []
+    for language, code in [*steps, ("sh", readme[0].replace("dayfly image build", ": "))]:
+        there = code.replace("--image science", f"--image {tag}").replace('image="science"', f'image="{tag}"')
+        command = [sys.executable, "-c", there] if language == "py" else ["bash", "-euc", there]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, (there, done.stdout, done.stderr)
+        printed.append(done.stdout)
+    assert printed == ["", "", "", "10\n"]
 
 
 @pytest.mark.timeout(600)
@@ -290,6 +336,16 @@ async def test_a_base_with_a_volume(api: EngineAPI, docker_host: str, tag: str, 
     base = import_image(docker_host, tag, changes="VOLUME /data")
     with pytest.raises(ValueError, match="VOLUME /data"):
         await images.build(api, base=base, tag=f"{tag}-built")
+
+
+@pytest.mark.parametrize(
+    ("label", "says"), [("LABEL dayfly.protocol=1", "speaks protocol 1, and this dayfly needs 2"), ("", "is not a runner image")]
+)
+def test_an_image_of_another_protocol_is_refused(docker_host: str, tag: str, label: str, says: str) -> None:
+    image = import_image(docker_host, tag, changes=label)
+    with pytest.raises(StartFailed, match=f"{says}.*: build it again with `dayfly image build --tag {tag}`") as caught:
+        Sandbox(image=image).initialize()
+    assert not caught.value.delivered
 
 
 async def test_a_base_that_is_nowhere(api: EngineAPI, tag: str, unchanged: None) -> None:
