@@ -12,10 +12,11 @@ the extra `server`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,7 @@ class AsyncRemoteSandbox:
         self._client: httpx.AsyncClient | None = None
         self._max_timeout_ms = DEFAULT_TIMEOUT_MS
         self._closed = False
+        self._waits: set[anyio.CancelScope] = set()
 
     async def initialize(self) -> None:
         """Ask the server for its limits, and whether the key is right.
@@ -121,7 +123,7 @@ class AsyncRemoteSandbox:
         except httpx.TransportError as error:
             await self.close()
             raise EngineUnreachable(f"no answer from {self._url}: {error}", sent=False) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, httpx.RequestError) as error:
             await self.close()
             raise EngineRefused(f"{self._url} is not a dayfly server: {error!r}", status=200) from error
         except BaseException:
@@ -139,6 +141,8 @@ class AsyncRemoteSandbox:
     async def close(self) -> None:
         """Close the connections, which ends the runs in progress. May be called twice."""
         self._closed = True
+        for scope in self._waits:
+            scope.cancel()
         if self._client is not None:
             await self._client.aclose()
 
@@ -270,13 +274,33 @@ class AsyncRemoteSandbox:
                     value = msgspec.json.decode(data, type=kinds[name]) if name in kinds else None
                     whole = whole or name == last
                     yield name, value
-            except httpx.TransportError as error:
+            except _BROKEN as error:
                 if not whole:
-                    raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
-            except msgspec.DecodeError as error:
+                    raise self._lost(error, in_session=in_session) from error
+            except _UNREADABLE as error:
                 raise _lost(f"{self._url} sent what is not an event: {error}", in_session=in_session) from error
         if not whole:
-            raise _lost(f"{self._url} has closed the connection before the {last}", in_session=in_session)
+            raise (
+                self._ended() if self._closed else _lost(f"{self._url} has closed the connection before the {last}", in_session=in_session)
+            )
+
+    def _lost(self, error: Exception, *, in_session: bool) -> DayflyError:
+        """Return what it means that a connection broke after a request was sent."""
+        return self._ended() if self._closed else _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session)
+
+    @staticmethod
+    def _ended() -> PoolClosed:
+        return PoolClosed("the sandbox was closed while the program was running", delivered=True)
+
+    @contextlib.contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        """Let `close` end a block."""
+        with anyio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                yield
+            finally:
+                self._waits.discard(scope)
 
     @asynccontextmanager
     async def exchange(
@@ -295,30 +319,36 @@ class AsyncRemoteSandbox:
         `seconds`: the server may be silent for so long. Raises what `run` raises.
         """
         client = self._client
-        if client is None or self._closed:
-            raise PoolClosed("the sandbox is closed" if self._closed else "the sandbox is not initialized yet")
+        if client is None:
+            raise PoolClosed("the sandbox is not initialized yet")
         until = time.monotonic() + self._queue_seconds
         timeout = httpx.Timeout(self._answer_seconds if seconds is None else seconds, connect=CONNECT_SECONDS)
         headers = {"Content-Type": "application/json"} if body else {}
         while True:
+            if self._closed:
+                raise PoolClosed("the sandbox is closed")
             request = client.build_request(method, path, content=body, params=params, headers=headers, timeout=timeout)
             pause = RETRY_SECONDS
+            answer: httpx.Response | None = None
             try:
-                answer = await client.send(request, stream=True)
+                with self._until_closed():
+                    answer = await client.send(request, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:  # nothing was sent
                 told: Exception = PoolTimeout(f"{self._url} was not reached within {self._queue_seconds:g} s (queue_timeout_ms)")
                 told.__cause__ = EngineUnreachable(f"no connection to {self._url}: {error}", sent=False)
-            except httpx.TransportError as error:
-                raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
+            except _BROKEN as error:
+                raise self._lost(error, in_session=in_session) from error
             else:
+                if answer is None:
+                    raise self._ended()
                 try:
                     if answer.is_success:
                         yield answer
                         return
                     try:
                         await answer.aread()
-                    except httpx.TransportError as error:
-                        raise _lost(f"the connection to {self._url} was lost: {error!r}", in_session=in_session) from error
+                    except _BROKEN as error:
+                        raise self._lost(error, in_session=in_session) from error
                 finally:
                     with anyio.CancelScope(shield=True):
                         await answer.aclose()
@@ -326,11 +356,12 @@ class AsyncRemoteSandbox:
                 told = _error(problem, in_session=in_session)
                 if not problem.may_be_tried_again:
                     raise told
-                pause = float(answer.headers.get("retry-after", pause))
+                pause = _seconds(answer.headers.get("retry-after", ""), pause)
             pause *= 0.5 + random.random() / 2  # noqa: S311 - so that many clients do not come back at once
             if time.monotonic() + pause > until:
                 raise told
-            await anyio.sleep(pause)
+            with self._until_closed():
+                await anyio.sleep(pause)
 
 
 class AsyncRemoteSession:
@@ -350,24 +381,28 @@ class AsyncRemoteSession:
         if self._path:
             raise RuntimeError("a session is opened once; make a new one")
         async with self._sandbox.exchange("POST", "/v1/sessions", msgspec.json.encode(self._wanted)) as answer:
-            self._path = f"/v1/sessions/{msgspec.json.decode(await answer.aread())['id']}"
+            try:
+                opened = msgspec.json.decode(await answer.aread(), type=_Opened)
+            except (*_BROKEN, *_UNREADABLE) as error:
+                raise SessionLost(f"the server has not said which session it has opened: {error!r}", delivered=False) from error
+            self._path = f"/v1/sessions/{opened.id}"
 
     async def close(self) -> None:
-        """End the session. May be called twice, and after its end."""
+        """End the session, and wait some seconds for that. May be called twice, and after its
+        end."""
         if self._path and not self._closed:
             self._closed = True
-            try:
+            # Where the server is not reached, the session ends by itself when it has been idle.
+            with contextlib.suppress(DayflyError), anyio.move_on_after(CONNECT_SECONDS):
                 async with self._sandbox.exchange("DELETE", self._path):
                     pass
-            except DayflyError:
-                pass  # it has ended, or ends by itself when it has been idle
 
     async def __aenter__(self) -> AsyncRemoteSession:
         await self.open()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CONNECT_SECONDS):
+        with anyio.CancelScope(shield=True):
             await self.close()
 
     async def run(
@@ -479,6 +514,18 @@ def judge_request(code: str | bytes, options: JudgeOptions) -> dict[str, Any]:
     return wanted
 
 
+_BROKEN = (httpx.RequestError, httpx.StreamError)
+"""A connection that is gone, and an answer that is not HTTP."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Bytes that are not the JSON that was expected."""
+
+
+class _Opened(msgspec.Struct):
+    """The answer to what opens a session."""
+
+    id: str
+
+
 class _Output(msgspec.Struct):
     stream: Any
     text: str
@@ -525,11 +572,16 @@ class _Problem(msgspec.Struct):
 def _problem(answer: httpx.Response) -> _Problem:
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         problem = _Problem()
     problem.status = answer.status_code
     problem.detail = problem.detail or f"HTTP status {answer.status_code} {answer.reason_phrase}"
     return problem
+
+
+def _seconds(header: str, otherwise: float) -> float:
+    """Return what Retry-After says in seconds. A proxy may send a date, which is left out."""
+    return float(header) if header.isascii() and header.isdigit() else otherwise
 
 
 def _lost(message: str, *, in_session: bool) -> DayflyError:

@@ -254,6 +254,110 @@ def test_a_full_server_is_asked_again_and_each_program_runs_once(serve: NewServe
         assert long.result().outcome is Outcome.OK
 
 
+REFUSED = b'{"type": "/problems/queue-full", "title": "", "status": 503, "detail": "", "error": ""}'
+FULL = b"HTTP/1.1 503 x\r\nretry-after: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" + REFUSED
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_closing_ends_the_wait_for_a_full_server(backend: str) -> None:
+    async def main(url: str) -> None:
+        async with AsyncRemoteSandbox(url) as sandbox, anyio.create_task_group() as tasks:
+
+            async def late() -> None:
+                with pytest.raises(PoolClosed, match="closed") as caught:
+                    await sandbox.run("print(1)")
+                assert not caught.value.delivered
+
+            tasks.start_soon(late)
+            await anyio.sleep(0.5)
+            await sandbox.close()
+
+    begun = time.monotonic()
+    for url in answering(FULL % (b"30", len(REFUSED))):
+        anyio.run(main, url, backend=backend)
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("header", [b"Wed, 21 Oct 2015 07:28:00 GMT", b"nan", b"-1", b"", b"\xb2"])
+def test_a_pause_that_is_not_a_number_is_no_other_error(header: bytes) -> None:
+    for url in answering(FULL % (header, len(REFUSED))):
+        with RemoteSandbox(url, queue_timeout_ms=300) as sandbox, pytest.raises(PoolFull):
+            sandbox.run("print(1)")
+
+
+@pytest.mark.parametrize("place", ["run", "session", "silence"])
+def test_closing_ends_a_run_as_in_a_sandbox_here(place: str, there: Server, local: Sandbox) -> None:
+    code = "print(1, flush=True)\nimport time; time.sleep(15)"
+    with Sandbox(1, image=local._sandbox.image) as here, RemoteSandbox(there.url) as remote:
+        for sandbox in (here, remote):
+            running = sandbox.session() if place == "session" else sandbox
+            with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+                if place == "session":
+                    running.open()  # type: ignore[union-attr]
+                begun = threading.Event()
+                run = thread.submit(running.run, code, on_start=begun.set)
+                assert begun.wait(20)
+                if place == "silence":
+                    time.sleep(0.5)
+                sandbox.close()
+                with pytest.raises(PoolClosed) as caught:
+                    run.result(10)
+                assert caught.value.delivered
+                stack.close()
+            with pytest.raises(PoolClosed):
+                running.run("")
+
+
+def test_closing_while_it_connects_runs_nothing() -> None:
+    sandbox: Any = None
+    for url in answering(b""):
+        sandbox = RemoteSandbox(url)
+        sandbox.initialize()
+    with socket.create_server(("127.0.0.1", int(url.rpartition(":")[2])), backlog=0) as full:
+        stuck = [socket.socket() for _ in range(4)]  # the kernel takes no more: a connection is not answered
+        for one in stuck:
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(full.getsockname())
+        with ThreadPoolExecutor(1) as thread:
+            run = thread.submit(sandbox.run, "print(1)")
+            time.sleep(0.7)
+            begun = time.monotonic()
+            sandbox.close()
+            with pytest.raises(PoolClosed):
+                run.result(10)
+            assert time.monotonic() - begun < 3
+        for one in stuck:
+            one.close()
+
+
+SESSION = b"HTTP/1.1 201 Created\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "text", [SESSION % 100 + b'{"id', SESSION % 2 + b"[]", SESSION % 4 + b"\xff\xff\xff\xff", SESSION % 12 + b'{"id": true}', SESSION % 0]
+)
+def test_an_answer_that_names_no_session_opens_none(text: bytes) -> None:
+    for url in answering(text):
+        with RemoteSandbox(url) as sandbox, pytest.raises(SessionLost) as caught, sandbox.session():
+            raise AssertionError
+        assert not caught.value.delivered
+
+
+def test_closing_a_session_of_a_dead_server_takes_no_minute() -> None:
+    sandbox: Any = None
+    session: Any = None
+    for url in answering(SESSION % 11 + b'{"id": "x"}'):
+        sandbox = RemoteSandbox(url)
+        sandbox.initialize()
+        session = sandbox.session()
+        session.open()
+    begun = time.monotonic()
+    session.close()
+    assert time.monotonic() - begun < 20
+    sandbox.close()
+
+
 def answering(text: bytes) -> Iterator[str]:
     """A server that gives every request for a run one answer. What it answers to `initialize` is
     right."""
@@ -289,6 +393,12 @@ BEGUN = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: clos
         (BEGUN, True),
         (BEGUN + b"event: result\ndata: {}\n\n", True),
         (BEGUN + b"event: output\ndata: [\n\n", True),
+        (BEGUN + b"event: output\ndata: \xff\n\n", True),
+        (BEGUN + b'event: output\ndata: {"stream":"stdout","text":"\xff"}\n\n', True),
+        (BEGUN + b"event: error\ndata: " + b"[" * 100_000 + b"\n\n", True),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\nconnection: close\r\n\r\n\xff\xff\xff", True),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbad", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbad", True),
         (BEGUN + b'event: error\ndata: {"type": "/problems/container-lost", "status": 502, "delivered": true}\n\n', True),
     ],
 )
