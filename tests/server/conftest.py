@@ -21,6 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ..conftest import Engine
+
 SECONDS = 40.0
 """How long a test waits for what must come at last."""
 
@@ -75,6 +77,12 @@ class Server:
         values = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         assert values, f"no {name} in\n{text}"
         return sum(values)
+
+    def lose_containers(self, engine: Engine) -> None:
+        """Remove all of its containers behind its back."""
+        for row in engine.containers():
+            if row["Labels"].get("dayfly.pid") == str(self.process.pid):
+                engine.call("DELETE", f"/containers/{row['Id']}", force="1")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

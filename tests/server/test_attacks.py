@@ -233,6 +233,39 @@ def test_bodies_cost_little_more_than_their_size(serve: NewServer) -> None:
     assert worst < 2
 
 
+MANY = b"{}," * 3_300_000 + b"{}"
+SHAPES = {
+    "/compile": b'{"code":"1","x":[%b]}',
+    "/v1/run": b'{"code":"1","args":[%b]}',
+    "/v1/run/stream": b'{"code":"1","fetch":[%b]}',
+    "/v1/judge": b'{"code":"1","cases":{"cases":[%b]}}',
+    "/v1/judge/stream": b'{"code":"1","cases":{"cases":[%b]}}',
+    "/v1/cases": b'{"cases":[%b]}',
+    "/run_code": b'{"code":"1","files":[%b]}',
+    "/api/v2/execute": b'{"language":"python","version":"*","files":[%b]}',
+    "/mcp": b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"run_python","arguments":{"code":[%b]}}}',
+}
+
+
+@pytest.fixture(scope="module")
+def all_routes(image: str) -> Iterator[Server]:
+    from .conftest import servers
+
+    with servers(image) as new:
+        yield new("--run-code", "--piston", "--mcp", "--pool-size", "1", "--rate-per-minute", "0").ready()
+
+
+@pytest.mark.parametrize("route", SHAPES)
+def test_no_route_builds_what_a_body_of_ten_megabytes_says(all_routes: Server, route: str) -> None:
+    with all_routes.client() as client:
+        assert client.post(route, content=b"{}", headers=AS_JSON).status_code in (400, 422)
+        before = memory(all_routes)[1]
+        answer = client.post(route, content=SHAPES[route] % MANY, headers=AS_JSON)
+        assert (answer.status_code == 200) == (route == "/compile"), answer.text  # which skips what it does not know
+        # Its text some times over: 400 MB, if each value were built.
+        assert memory(all_routes)[1] - before < 60_000_000
+
+
 def test_what_is_too_large_or_too_much_is_not_read(serve: NewServer, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     key = key_new("alice", file)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dayfly import Job
-from dayfly._server import bodies
+from dayfly._server import bodies, fusion, judging, piston
+from dayfly._server.config import Config
 from dayfly._server.problems import Problem
 
 ANY_JSON = st.recursive(
@@ -91,3 +95,76 @@ def test_whole_pairs_are_never_lone_surrogates() -> None:
         told = decode(b'{"code":"' + b"x" * shift + rb"\ud83d\ude00" * 40_000 + rb'\ud83d"}')
         assert isinstance(told, Problem)
         assert f"at byte {9 + shift + 480_000} is a lone surrogate" in told.detail
+
+
+def values_of(value: Any) -> int:
+    """Values that a decoder builds, but the outermost one, and keys."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(1 + values_of(one) for one in inner)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=100)
+@given(value=ANY_JSON, ascii=st.booleans(), size=st.integers(1, 9), cut=st.integers(0, 9))
+def test_no_fewer_values_are_counted_than_are_built(value: Any, *, ascii: bool, size: int, cut: int) -> None:  # noqa: A002
+    text = json.dumps(value, ensure_ascii=ascii).encode()
+    before = bodies.SLICE
+    try:
+        bodies.SLICE = size  # so that strings are cut everywhere
+        counted = bodies._values(text)
+        broken = bodies._values(text[: len(text) - cut] + b"\\x,[" * cut)
+    finally:
+        bodies.SLICE = before
+    assert values_of(value) <= counted <= 2 * values_of(value) + 1
+    assert broken >= bodies._values(text[: len(text) - cut])
+
+
+def peak(body: bytes, decode: Any) -> int:
+    """Bytes that decoding takes at most, beside the body."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(Problem):
+            asyncio.run(decode(body))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def fusion_job(body: bytes) -> Any:
+    return bodies.decode(fusion._decoder, body, make=lambda request: fusion.job_of(request, 1_000))
+
+
+def piston_job(body: bytes) -> Any:
+    known = piston.runtimes({"3": "3.11"})
+    return bodies.decode(piston._decoder, body, make=lambda request: piston.job_of(request, known, Config()))
+
+
+NUMBERED = b",".join(b'"%d":""' % number for number in range(300_000))
+
+
+@pytest.mark.parametrize(
+    ("decode", "body"),
+    [
+        (piston_job, b'{"language":"python","version":"*","files":[' + b"{}," * 1_000_000 + b"{}]}"),
+        (piston_job, b'{"language":"python","version":"*","files":[' + b"[],'" * 1_000_000),
+        (piston_job, b'{"language":"python","version":"*","files":[{' + NUMBERED + b"}]}"),
+        (fusion_job, b'{"code":"1","files":{' + NUMBERED + b"}}"),
+        (fusion_job, b'{"code":"1","fetch_files":[' + b'"ab",' * 600_000 + b'""]}'),
+        (lambda body: bodies.decode_job(body, 1_000), b'{"code":"1","env":{' + NUMBERED + b"}}"),
+        (lambda body: bodies.decode_job(body, 1_000), b'{"code":"1","args":[' + b'"ab",' * 600_000 + b'""]}'),
+        (lambda body: bodies.decode_job(body, 1_000), b'{"code":"1","data":[' + b'"ab",' * 600_000 + b"0]}"),
+        (lambda body: bodies.decode_compile(body, 1_000), b'{"code":"1","data":[' + b"{}," * 1_000_000 + b"0]}"),
+        (
+            lambda body: bodies.decode(judging.judge_decoder, body, most_values=judging.MOST_VALUES),
+            b'{"code":"1","cases":{"cases":[' + b"{}," * 1_000_000 + b"0]}}",
+        ),
+    ],
+)
+def test_no_shape_takes_much_memory(decode: Any, body: bytes) -> None:
+    assert peak(body, decode) < 5 * len(body)
+
+
+def test_a_job_may_have_data_of_many_values() -> None:
+    job = asyncio.run(bodies.decode_job(b'{"code":"1","data":[' + b"0," * 100_000 + b"0]}", 1_000))
+    assert len(bytes(job.data)) > 100_000
+    with pytest.raises(Problem, match="400,004 JSON values; 32,768 are allowed"):
+        asyncio.run(bodies.decode_job(b'{"code":"1","data":[0],"args":[' + b'"",' * 400_000 + b'""]}', 1_000))

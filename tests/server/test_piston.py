@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from dayfly._server.piston import matches
 
-from .conftest import NewServer, Server, key_new, servers
+from ..conftest import Engine
+from .conftest import NewServer, Server, key_new, servers, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,40 @@ def test_processor_time_is_bounded(client: httpx.Client) -> None:
     assert (run["status"], run["signal"]) == ("TO", "SIGKILL")
     assert run["cpu_time"] >= 200
     assert execute(client, "print(1)", run_cpu_time=-1)["run"]["status"] is None
+    assert execute(client, "while True: pass", run_cpu_time=0.5)["run"]["status"] == "TO"
+
+
+def test_a_time_below_a_millisecond_is_one(client: httpx.Client) -> None:
+    assert execute(client, "while True: pass", run_timeout=0.5)["run"]["status"] == "TO"
+
+
+def test_the_program_may_be_named_main_py(client: httpx.Client) -> None:
+    files = [{"name": "main.py", "content": "import other; print(other.x)"}, {"name": "other.py", "content": "x = 1"}]
+    assert execute(client, "", files=files)["run"]["stdout"] == "1\n"
+
+
+def test_large_output_comes_back(client: httpx.Client, serve: NewServer) -> None:
+    server = serve("--piston", "--pool-size", "1").ready()
+    with server.client() as other:
+        assert execute(other, "print('x' * 900_000)")["run"]["output"] == "x" * 900_000 + "\n"
+
+
+def test_before_there_is_a_sandbox_it_is_a_503(serve: NewServer, tmp_path: Path) -> None:
+    server = serve("--piston", "--docker-host", f"unix://{tmp_path}/none.sock")
+    with server.client() as client:
+        body = {"language": "python", "version": "*", "files": [{"content": ""}]}
+        for answer in (client.get("/api/v2/runtimes"), client.post("/api/v2/execute", json=body)):
+            assert (answer.status_code, list(answer.json())) == (503, ["message"])
+
+
+def test_a_program_whose_sandbox_is_lost_is_xx(engine: Engine, piston: Server, client: httpx.Client) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(execute, client, "import time; time.sleep(8)", run_timeout=9_000)
+        wait_for(lambda: piston.metric('dayfly_containers{state="running"}') or None, piston)
+        piston.lose_containers(engine)
+        run = running.result()["run"]
+    assert (run["status"], run["code"], run["stdout"]) == ("XX", None, "")
+    wait_for(lambda: client.get("/readyz").status_code == 200 or None, piston)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +162,20 @@ def test_processor_time_is_bounded(client: httpx.Client) -> None:
         ({"language": "python", "version": "*", "files": [{"content": ""}], "args": "1"}, "args"),
         ({"language": "python", "version": "*", "files": [{"content": "", "name": "../x"}]}, "../x"),
         ({"language": "python", "version": "*", "files": [{"content": ""}, {"content": "zz", "encoding": "hex"}]}, "files[1]"),
+        ({"language": "python", "version": "*", "files": [{"content": ""}, {"content": "", "name": 1}]}, "files[1].name must be a string"),
+        (
+            {"language": "python", "version": "*", "files": [{"content": "", "name": "a"}, {"content": "", "name": "a"}]},
+            "files[1].name is 'a', as that of another file",
+        ),
+        (
+            {"language": "python", "version": "*", "files": [{"content": "", "name": "a"}, {"content": "", "name": "main.py"}]},
+            "the program is 'a'",
+        ),
+        (
+            {"language": "python", "version": "*", "files": [{"content": ""}], "run_timeout": -1},
+            "run_timeout must be non-negative",
+        ),
+        ({"language": "python", "version": "*", "files": [{"content": ""}] * 20_000}, "60,001 JSON values"),
         ([], "Expected"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +19,15 @@ import requests
 import sandbox_fusion
 from sandbox_fusion import RunCodeRequest, RunCodeResponse
 
-from .conftest import NewServer, Server, key_new, servers
+from dayfly import ContainerLost, DayflyError, Job, PoolClosed, StartFailed
+from dayfly._server import fusion as fusion_route
+from dayfly._server.config import Config
+from dayfly._server.context import RequestContext
+from dayfly._server.keys import ANONYMOUS
+from dayfly._server.quotas import Quotas
+
+from ..conftest import Engine
+from .conftest import NewServer, Server, key_new, servers, wait_for
 from .test_api import problem
 
 
@@ -91,6 +101,8 @@ def test_limits_are_clamped_not_refused(client: httpx.Client) -> None:
         ({"code": "print(1)", "files": {"x": "no base64"}}, "files"),
         ({"code": "print(1)", "fetch_files": ["../x"]}, "../x"),
         ({"language": "python"}, "code"),
+        ({"code": "print(1)", "run_timeout": None}, "run_timeout"),
+        ({"code": "print(1)", "files": {str(number): "" for number in range(5_000)}}, "files"),
     ],
 )
 def test_what_makes_no_sense_is_a_422(client: httpx.Client, body: Any, told: str) -> None:
@@ -132,6 +144,106 @@ def test_a_full_server_is_waited_for_and_then_a_504(serve: NewServer) -> None:
         patient = threads.submit(client.post, "/run_code", json={"code": "print(3)", "compile_timeout": 10})
         assert long.result().json()["run_result"]["stdout"] == "1\n"
         assert patient.result().json()["run_result"]["stdout"] == "3\n"
+
+
+def test_waiting_takes_one_token_and_is_no_error(serve: NewServer) -> None:
+    small = ["--pool-size", "1", "--max-containers", "1", "--max-waiting", "0"]
+    server = serve("--run-code", *small, "--rate-per-minute", "1", "--rate-burst", "3").ready()
+    with server.client() as client, ThreadPoolExecutor(2) as threads:
+        long = threads.submit(client.post, "/run_code", json={"code": "import time; time.sleep(3); print(1)"})
+        wait_for(lambda: server.metric('dayfly_containers{state="running"}') or None, server)
+        patient = client.post("/run_code", json={"code": "print(2)"})
+        assert patient.json()["run_result"]["stdout"] == "2\n"
+        assert long.result().json()["run_result"]["stdout"] == "1\n"
+        # Of three tokens it has taken two.
+        assert client.post("/v1/run", json={"code": "print(3)"}).json()["stdout"] == "3\n"
+        problem(client.post("/v1/run", json={"code": "print(4)"}), 429, "rate-exceeded")
+        text = client.get("/metrics").text
+    assert "dayfly_run_errors_total{" not in text
+    assert "dayfly_queue_seconds_count 3.0" in text
+
+
+def test_too_many_requests_are_a_504_too(serve: NewServer) -> None:
+    server = serve("--run-code", "--pool-size", "1", "--max-requests", "1").ready()
+    with server.client() as client, ThreadPoolExecutor(1) as threads:
+        long = threads.submit(client.post, "/run_code", json={"code": "import time; time.sleep(2)"})
+        assert wait_for(lambda: client.get("/metrics").status_code == 503 or None, server)
+        told = problem(client.post("/run_code", json={"code": "print(1)"}), 504, "run-code-timeout")
+        assert told["delivered"] is False
+        assert long.result().json()["status"] == "Success"
+
+
+def test_memory_for_a_body_is_waited_for(serve: NewServer) -> None:
+    sizes = ["--request-bytes", "1000000", "--max-bodies-bytes", "2000000", "--pool-size", "2"]
+    server = serve("--run-code", "--run-code-wait-seconds", "5", *sizes).ready()
+    body = {"code": "import time; time.sleep(2); print(len(input()))", "stdin": "x" * 900_000}
+    with server.client() as client, ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda _: client.post("/run_code", json=body), range(2)))
+        assert [answer.json()["run_result"]["stdout"] for answer in answers] == ["900000\n"] * 2
+        held = threads.submit(client.post, "/run_code", json={**body, "code": "import time; time.sleep(9)"})
+        wait_for(lambda: server.metric('dayfly_containers{state="running"}') or None, server)
+        problem(client.post("/run_code", json=body), 504, "run-code-timeout")
+        assert held.result().json()["status"] == "Success"
+
+
+def test_those_without_a_key_leave_half_to_the_keys(serve: NewServer, tmp_path: Path) -> None:
+    key = key_new("alice", tmp_path / "keys")
+    options = ["--run-code", "--run-code-without-key", "--keys-file", str(tmp_path / "keys"), "--max-timeout-ms", "20000"]
+    server = serve(*options, "--pool-size", "1", "--max-containers", "2", "--queue-timeout-ms", "8000").ready()
+    with server.client() as client, ThreadPoolExecutor(4) as threads:
+        long = {"code": "import time; time.sleep(12)", "run_timeout": 20}
+        loop = [threads.submit(client.post, "/run_code", json=long, timeout=60) for _ in range(3)]
+        wait_for(lambda: server.metric("dayfly_queue_length", **{"X-API-Key": key}) == 2 or None, server)
+        answer = client.post("/v1/run", json={"code": "print(1)"}, headers={"X-API-Key": key})
+        assert answer.json().get("stdout") == "1\n", answer.text
+        assert not any(one.done() for one in loop)
+        for one in loop:
+            one.result()
+
+
+def test_a_sandbox_that_is_lost_is_a_sandbox_error(engine: Engine, fusion: Server) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(ask, fusion, "import time; time.sleep(3)")
+        wait_for(lambda: fusion.metric('dayfly_containers{state="running"}') or None, fusion)
+        fusion.lose_containers(engine)
+        answer = running.result()
+    assert (answer.status, answer.message, answer.run_result) == ("SandboxError", "the sandbox failed: ContainerLost", None)
+    fusion.ready()
+
+
+@pytest.mark.parametrize(
+    "error", [ContainerLost("", delivered=False), ContainerLost("", delivered=True), PoolClosed("", delivered=True), StartFailed("")]
+)
+def test_what_fails_is_a_sandbox_error_whether_it_ran_or_not(error: DayflyError) -> None:
+    class Failing:
+        async def run(self, *_: Any, **__: Any) -> None:
+            raise error
+
+    quotas = Quotas(per_minute=0, burst=1, concurrency=0)
+    app: Any = SimpleNamespace(service=Failing(), quotas=quotas, config=Config())
+    context = RequestContext("id", "client", key=ANONYMOUS)
+    answer = asyncio.run(fusion_route._answer(app, context, Job(code=""), time.monotonic() + 5))
+    assert (answer.status, answer.message, answer.run_result) == ("SandboxError", f"the sandbox failed: {type(error).__name__}", None)
+
+
+def test_too_much_output_is_a_kill_if_it_is_asked_for(serve: NewServer) -> None:
+    limits = ["--limits-stdout-bytes", "1000", "--limits-on-output-limit", "kill"]
+    answer = ask(serve("--run-code", "--pool-size", "1", *limits).ready(), "print('x' * 5000)")
+    assert answer.run_result is not None
+    assert (answer.status, answer.run_result.status, answer.run_result.return_code) == ("Failed", "Finished", -9)
+    assert len(answer.run_result.stdout or "") == 1000
+
+
+def test_names_to_fetch_are_no_patterns(client: httpx.Client) -> None:
+    code = "for name in ('a*.txt', 'ab.txt', 'c'): open(name, 'w').write(name)"
+    answer = client.post("/run_code", json={"code": code, "fetch_files": ["a*.txt", "c?", "c"]}).json()
+    assert {path: base64.b64decode(content) for path, content in answer["files"].items()} == {"a*.txt": b"a*.txt", "c": b"c"}
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, 1e300])
+def test_a_time_of_any_size_is_clamped(client: httpx.Client, timeout: float) -> None:
+    answer = client.post("/run_code", json={"code": "while True: pass", "run_timeout": timeout, "compile_timeout": timeout}).json()
+    assert answer["run_result"]["status"] == "TimeLimitExceeded"
 
 
 def reward(url: str, answer: int, correct: bool, timeout: float) -> tuple[int, str]:

@@ -10,8 +10,9 @@ import asyncio
 import codecs
 import contextlib
 import re
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
@@ -19,7 +20,6 @@ from litestar.types import Receive, Scope
 from msgspec import UNSET
 
 from dayfly import Job
-from dayfly._result import without_strings
 
 from .problems import ClientGone, Problem, invalid
 
@@ -38,6 +38,15 @@ SEARCHED, SLICE = 2_000_000, 131_072
 other threads wait for as long as that takes."""
 MOST_MEMBERS = 4_096
 """Members of `args`, `env`, `files`, `filesText` and `fetch`: each is checked by itself."""
+MOST_VALUES = 8 * MOST_MEMBERS
+"""JSON values in a request that has no cases: each takes a hundred bytes of memory, whatever its
+size as text."""
+PAUSE = 0.05
+"""Seconds between two tries where memory for a body is waited for."""
+
+
+Take = Callable[[int], Awaitable[None]]
+"""Takes bytes of memory for a body."""
 
 
 class BodyMemory:
@@ -48,21 +57,25 @@ class BodyMemory:
         self._held: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def hold(self, key: str) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes more bytes for this request; Problem if there are none."""
+    def hold(self, key: str, *, wait_seconds: float = 0) -> Iterator[Take]:
+        """Yield a function that takes more bytes for this request; Problem if there are none, nor
+        within `wait_seconds`."""
         own = 0
+        until = time.monotonic() + wait_seconds
 
-        def take(size: int) -> None:
+        async def take(size: int) -> None:
             nonlocal own
-            if self._held.total() + size > self._most or self._held[key] + size > self._most // 2:
-                raise Problem(
-                    503,
-                    "overloaded",
-                    "The server is overloaded",
-                    f"request bodies take too much memory (max_bodies_bytes is {self._most:,})",
-                    retry_after=1,
-                    delivered=False,
-                )
+            while self._held.total() + size > self._most or self._held[key] + size > self._most // 2:
+                if time.monotonic() >= until:
+                    raise Problem(
+                        503,
+                        "overloaded",
+                        "The server is overloaded",
+                        f"request bodies take too much memory (max_bodies_bytes is {self._most:,})",
+                        retry_after=1,
+                        delivered=False,
+                    )
+                await asyncio.sleep(PAUSE)
             own += size
             self._held[key] += size
 
@@ -74,14 +87,14 @@ class BodyMemory:
                 del self._held[key]
 
 
-async def read(scope: Scope, receive: Receive, most: int, take: Callable[[int], None]) -> bytes:
+async def read(scope: Scope, receive: Receive, most: int, take: Take) -> bytes:
     """Return the body. Problem 413 over `most` bytes, before they are read; ClientGone."""
     length = dict(scope["headers"]).get(b"content-length", b"")
     declared = int(length) if length.isdigit() else None
     if declared is not None:
         if declared > most:
             raise _too_large(f"the body is {declared:,} bytes", most)
-        take(declared)
+        await take(declared)
     body = bytearray()
     while True:
         message: Any = await receive()
@@ -91,7 +104,7 @@ async def read(scope: Scope, receive: Receive, most: int, take: Callable[[int], 
         if len(body) + len(chunk) > most:
             raise _too_large("the body is larger", most)
         if declared is None:
-            take(len(chunk))
+            await take(len(chunk))
         body += chunk
         if not message.get("more_body", False):
             return bytes(body)
@@ -122,6 +135,10 @@ class SessionRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
     """Time without a program after which it ends: 60."""
 
 
+class _Data(msgspec.Struct):
+    data: msgspec.Raw = UNSET  # type: ignore[assignment]  # absent
+
+
 def _job_request() -> Any:
     """Job's own JSON form, with `data` left as text. Fields that Job gains are here by
     themselves."""
@@ -143,12 +160,20 @@ def _job_request() -> Any:
 _compile_decoder = msgspec.json.Decoder(CompileRequest)
 session_decoder = msgspec.json.Decoder(SessionRequest)
 _job_decoder: Any = msgspec.json.Decoder(_job_request())
+_data_decoder = msgspec.json.Decoder(_Data)
 _JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
 
 
 async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
     """Return the Job that a body of /v1/run stands for. Problem if there is none."""
-    return await _off_loop(body, lambda text: _job(_decoded(_job_decoder, text), max_timeout_ms))
+
+    def decode(text: bytes) -> Job:
+        if _values(text) > MOST_VALUES:  # of which those of `data` are never built
+            data = _decoded(_data_decoder, text).data
+            _count(text, MOST_VALUES, free=0 if data is UNSET else _values(bytes(data)))
+        return _job(_decoded(_job_decoder, text), max_timeout_ms)
+
+    return await _off_loop(body, decode)
 
 
 async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
@@ -162,19 +187,41 @@ async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
     return await _off_loop(body, decode)
 
 
-async def decode(decoder: Any, body: bytes, *, most_values: int | None = None) -> Any:
-    """Return what a decoder of msgspec's makes of a body. Problem if that is nothing, or if the
-    body has more than `most_values` JSON values, before any of them is built."""
+async def decode(decoder: Any, body: bytes, *, most_values: int = MOST_VALUES, make: Callable[[Any], T] | None = None) -> T | Any:
+    """Return what a decoder of msgspec's makes of a body, or what `make` makes of that. Problem if
+    that is nothing, or if the body has more than `most_values` JSON values, before any of them is
+    built."""
 
     def decode(text: bytes) -> Any:
-        if most_values is not None:
-            bare = without_strings(text)
-            values = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
-            if values > most_values:
-                raise invalid(f"the request has {values:,} JSON values; {most_values:,} are allowed")
-        return _decoded(decoder, text)
+        _count(text, most_values)
+        decoded = _decoded(decoder, text)
+        return decoded if make is None else make(decoded)
 
     return await _off_loop(body, decode)
+
+
+async def count(body: bytes, most_values: int) -> None:
+    """Check a body for a decoder of somebody else's. Problem if it has more JSON values."""
+    await _off_loop(body, lambda text: _count(text, most_values))
+
+
+def _count(body: bytes, most: int, *, free: int = 0) -> None:
+    if (values := _values(body) - free) > most:
+        raise invalid(f"the request has {values:,} JSON values; {most:,} are allowed")
+
+
+def _values(body: bytes) -> int:
+    """Return how many values JSON has at most, from what begins or separates them outside of
+    strings. Of invalid JSON, those are counted that a decoder builds before it stops."""
+    # First without escapes, so that every quote is an end of a string.
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    values = inside = 0
+    for start in range(0, len(plain), SLICE):
+        parts = plain[start : start + SLICE].split(b'"')
+        bare = b"".join(parts[inside::2])
+        values += bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+        inside ^= (len(parts) - 1) & 1
+    return values
 
 
 async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:

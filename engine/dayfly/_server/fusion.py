@@ -19,23 +19,23 @@ from litestar import MediaType, Response, get, post
 from litestar.openapi import ResponseSpec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from dayfly import DayflyError, Job, Outcome, PoolClosed, PoolFull, PoolTimeout, Result
+from dayfly import DayflyError, Job, Outcome, PoolError, PoolFull, PoolTimeout, Result
 
 from . import bodies
 from .context import AppContext, RequestContext, app_context, request_context
 from .guards import require_json, require_key, require_no_key
-from .problems import NotReady, Problem, invalid
+from .problems import RUN_CODE, NotReady, Problem, invalid, too_late
 from .quotas import Refused
 from .runs import gone_noted, note_job, note_run, send_body, unless_gone
 from .service import Run
 
-PATH, PING = "/run_code", "/v1/ping"
-KEY = "run_code"
-"""The key by which requests without one are counted."""
+PATH, PING = RUN_CODE, "/v1/ping"
+KEY = "(run_code)"
+"""The key by which requests without one are counted. No key in a file can have this name."""
 PAUSE = 0.05
-"""Seconds between two tries where a place in the quotas or in the queue is waited for."""
+"""Seconds between two tries where a place in the quotas, or a sandbox, is waited for."""
 
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Members = msgspec.Meta(max_length=bodies.MOST_MEMBERS)
 
 
 class RunCodeRequest(msgspec.Struct):
@@ -44,15 +44,16 @@ class RunCodeRequest(msgspec.Struct):
     code: str
     language: str = "python"
     stdin: str | None = None
-    run_timeout: Seconds = 10
+    run_timeout: float = 10
     """Seconds; clamped to `max_timeout_ms`."""
-    compile_timeout: Seconds = 10
+    compile_timeout: float = 10
     """Seconds to wait at most, beside `run_code_wait_seconds`."""
     memory_limit_MB: float | None = None  # noqa: N815 - its name there
     """Clamped to what the server's containers have, which all have the same."""
-    files: dict[str, bytes | None] = {}
+    files: Annotated[dict[str, bytes | None], Members] = {}
     """Path to content in base64; null: no file."""
-    fetch_files: list[str] = []
+    fetch_files: Annotated[list[str], Members] = []
+    """Names, not patterns."""
 
 
 class CommandResult(msgspec.Struct):
@@ -94,8 +95,8 @@ def job_of(request: RunCodeRequest, max_timeout_ms: float) -> Job:
         raise invalid(str(error)) from None
 
 
-def response_to(result: Result, memory_mb: float) -> RunCodeResponse:
-    """Return the answer that stands for a result."""
+def response_to(result: Result, job: Job, memory_mb: float) -> RunCodeResponse:
+    """Return the answer that stands for the result of a job."""
     signal = 9 if result.outcome in (Outcome.OUT_OF_MEMORY, Outcome.OUTPUT_LIMIT) else result.signal
     late = result.outcome is Outcome.TIMEOUT
     stderr = result.stderr
@@ -108,7 +109,9 @@ def response_to(result: Result, memory_mb: float) -> RunCodeResponse:
         stdout=result.stdout,
         stderr=stderr,
     )
-    return RunCodeResponse("Success" if result.outcome is Outcome.OK else "Failed", "", run_result=ended, files=dict(result.files))
+    # A name with `*` or `?` is a pattern to the sandbox, which matches that name, and others.
+    files = {path: content for path, content in result.files.items() if path in job.fetch}
+    return RunCodeResponse("Success" if result.outcome is Outcome.OK else "Failed", "", run_result=ended, files=files)
 
 
 class RunCodeAnswer:
@@ -122,21 +125,23 @@ class RunCodeAnswer:
                 await self._serve(app, context, scope, receive, send)
         except Problem as told:
             if told.status in (429, 503):
-                raise _gateway_timeout(str(told)) from None
+                raise too_late(str(told)) from None
             raise
 
     @staticmethod
     async def _serve(app: AppContext, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         assert context.key is not None
+        most_ms, wait_seconds = app.config.max_timeout_ms, app.config.run_code_wait_seconds
         # How long it may wait is in the body, so that is read before there is a place in the
-        # quotas.
-        with app.bodies.hold(context.key.name) as take:
+        # quotas. While it waits for memory it sends nothing, and is not to be cut off for that.
+        with app.bodies.hold(context.key.name, wait_seconds=min(wait_seconds, app.config.client_seconds / 2)) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
-            request: RunCodeRequest = await bodies.decode(_decoder, body)
+            seconds, job = await bodies.decode(
+                _decoder, body, make=lambda request: (max(0.0, request.compile_timeout), job_of(request, most_ms))
+            )
             del body
-            job = job_of(request, app.config.max_timeout_ms)
             note_job(app.config, context, job)
-            deadline = time.monotonic() + request.compile_timeout + app.config.run_code_wait_seconds
+            deadline = time.monotonic() + seconds + wait_seconds
             answer = await unless_gone(_answer(app, context, job, deadline), receive)
             encoded = await asyncio.to_thread(msgspec.json.encode, answer)  # it may be large
             await send_body(send, encoded, {"content-type": "application/json"}, app.config.client_seconds)
@@ -149,29 +154,28 @@ async def _answer(app: AppContext, context: RequestContext, job: Job, deadline: 
         context.notes["outcome"] = "SandboxError"
         return RunCodeResponse("SandboxError", f"the sandbox failed: {type(error).__name__}")
     note_run(app.config, context, done)
-    return response_to(done.result, app.config.memory_mb)
+    return response_to(done.result, job, app.config.memory_mb)
 
 
 async def _run(app: AppContext, context: RequestContext, job: Job, deadline: float) -> Run:
     """Run the job when there is a place for it. Problem 504 after `deadline`, and what else
     Service.run raises."""
     assert context.key is not None
-    why = ""
-    while (left := deadline - time.monotonic()) > 0:
-        with contextlib.ExitStack() as place:
+    why = "there was no time to wait"
+    with contextlib.ExitStack() as place:
+        placed = False
+        while (left := deadline - time.monotonic()) > 0:
             try:
-                place.enter_context(app.quotas.run(context.key, time.monotonic()))
+                if not placed:  # a request takes one of its key's tokens, however often it is tried
+                    place.enter_context(app.quotas.run(context.key, time.monotonic()))
+                    placed = True
                 return await app.service.run(job, key=context.key.name, wait_seconds=left)
-            except (Refused, NotReady, PoolFull, PoolTimeout, PoolClosed) as error:
+            except (Refused, NotReady, PoolError) as error:
                 if getattr(error, "delivered", False):
                     raise
                 why = "the queue is full" if isinstance(error, (PoolFull, PoolTimeout)) else str(error)
-        await asyncio.sleep(PAUSE)
-    raise _gateway_timeout(why)
-
-
-def _gateway_timeout(why: str) -> Problem:
-    return Problem(504, "run-code-timeout", "The wait was too long", f"the program has not run: {why}", delivered=False)
+            await asyncio.sleep(PAUSE)
+    raise too_late(why)
 
 
 def handlers(*, without_key: bool) -> list[Any]:

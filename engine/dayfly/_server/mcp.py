@@ -31,6 +31,8 @@ from .quotas import Refused
 from .runs import gone_noted, note_job, note_run, note_verdict, unless_gone
 
 PATH = "/mcp"
+MOST_VALUES = 100_000
+"""JSON values in a request, of all cases together."""
 
 
 class Mcp:
@@ -93,6 +95,7 @@ class Mcp:
         sending: Any = send  # the same thing, by another framework's types
         with gone_noted(context), app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
+            await bodies.count(body, MOST_VALUES)  # the SDK builds them all, before any quota
             await unless_gone(self._server.session_manager.handle_request(scope, _again(body), sending), receive)
 
 

@@ -23,7 +23,7 @@ from .config import networks
 from .connections import Connection, Connections
 from .context import AppContext, RequestContext
 from .logs import LogLimiter
-from .problems import MEDIA_TYPE, Problem
+from .problems import MEDIA_TYPE, RUN_CODE, Problem, too_late
 from .tracing import Tracing
 
 log = structlog.stdlib.get_logger("dayfly.server")
@@ -170,14 +170,10 @@ class Middleware:
                 f"The IP {context.client} is not allowed to call the API",
             )
         if self._under_way > self._context.config.max_requests:
-            return Problem(
-                503,
-                "overloaded",
-                "The server is overloaded",
-                "too many requests are under way",
-                retry_after=1,
-                delivered=False,
-            )
+            detail = "too many requests are under way"
+            if scope["path"] == RUN_CODE:
+                return too_late(detail)
+            return Problem(503, "overloaded", "The server is overloaded", detail, retry_after=1, delivered=False)
         return None
 
     def _client(self, scope: Any) -> str:

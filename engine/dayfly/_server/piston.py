@@ -6,6 +6,7 @@ be run is a 400, as there.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from litestar import Request, Response, get, post
 from litestar.openapi import ResponseSpec
 from litestar.types import ASGIApp, Send
 
-from dayfly import Job, Outcome, Result, SandboxError
+from dayfly import Job, Outcome, PoolError, Result, SandboxError
 
 from . import bodies
 from .config import Config
@@ -151,8 +152,8 @@ def job_of(request: ExecuteRequest, known: Mapping[str, Runtime], config: Config
             stdin=stdin if stdin.endswith("\n") else stdin + "\n",  # as there
             args=request.args or (),
             files=files,
-            timeout_ms=request.run_timeout or config.timeout_ms,
-            cpu_limit_ms=request.run_cpu_time if (request.run_cpu_time or 0) > 0 else None,
+            timeout_ms=max(1, request.run_timeout or config.timeout_ms),
+            cpu_limit_ms=max(1, request.run_cpu_time) if (request.run_cpu_time or 0) > 0 else None,
         )
     except (TypeError, ValueError) as error:
         raise _refused(str(error)) from None
@@ -169,7 +170,7 @@ def _check_limits(request: ExecuteRequest, config: Config) -> None:
             raise _refused(f"if specified, {name} must be a number")
         if name in most and value > most[name]:
             raise _refused(f"{name} cannot exceed the configured limit of {most[name]:g}")
-        if value < 0 and value != -1:
+        if value < 0 and (value != -1 or name == "run_timeout"):
             raise _refused(f"{name} must be non-negative")
 
 
@@ -179,6 +180,10 @@ def _files(given: list[dict[str, Any]]) -> tuple[bytes, dict[str, bytes]]:
     files: dict[str, bytes] = {}
     for index, file in enumerate(given):
         name, encoding = file.get("name") or f"file{index}.code", file.get("encoding") or "utf8"
+        if not isinstance(name, str):
+            raise _refused(f"if specified, files[{index}].name must be a string")
+        if name in files:
+            raise _refused(f"files[{index}].name is {name!r:.80}, as that of another file")
         try:
             files[name] = _content(file["content"], encoding)
         except (TypeError, ValueError):
@@ -187,7 +192,8 @@ def _files(given: list[dict[str, Any]]) -> tuple[bytes, dict[str, bytes]]:
     if main is None:
         raise _refused("files must include at least one utf8 encoded file")
     source = files[main]
-    files.pop("main.py", None)  # the program's own name here
+    if files.pop("main.py", source) is not source:
+        raise _refused(f"a file is named main.py, which is the program's name here; the program is {main!r:.80}")
     return source, files
 
 
@@ -253,29 +259,35 @@ class PistonAnswer(RunAnswer):
 
     async def decode(self, body: bytes, max_timeout_ms: float) -> Job:  # noqa: ARG002
         """See RunAnswer."""
-        pythons = self._app.service.pythons
-        if not pythons:
-            raise NotReady("the sandbox is being started")
-        request: ExecuteRequest = await bodies.decode(_decoder, body)
-        job, self._runtime = job_of(request, runtimes(pythons), self._app.config)
+        known = _standing(self._app)
+        job: Job
+        job, self._runtime = await bodies.decode(_decoder, body, make=lambda request: job_of(request, known, self._app.config))
         return job
 
     async def answer(self, app: AppContext, context: RequestContext, job: Job, send: Send) -> None:
         """See RunAnswer. A failure of the sandbox in the middle of the run is an end, as there."""
         try:
             await super().answer(app, context, job, send)
-        except SandboxError as error:
+        except (PoolError, SandboxError) as error:
             if not error.delivered:
                 raise
             await send_body(send, self._encoded(LOST), {"content-type": "application/json"}, app.config.client_seconds)
 
     async def encode(self, result: Result) -> bytes:
         """See RunAnswer."""
-        return self._encoded(stage_of(result))
+        stage = stage_of(result)
+        return self._encoded(stage) if len(stage.output) <= bodies.THREAD_ABOVE else await asyncio.to_thread(self._encoded, stage)
 
     def _encoded(self, stage: Stage) -> bytes:
         assert self._runtime is not None
         return msgspec.json.encode(ExecuteResponse(self._runtime.language, self._runtime.version, stage))
+
+
+def _standing(app: AppContext) -> dict[str, Runtime]:
+    """Return the runtimes. NotReady while no sandbox stands, which knows them."""
+    if not app.service.pythons:
+        raise NotReady("the sandbox is being started")
+    return runtimes(app.service.pythons)
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, str]]:
@@ -306,6 +318,6 @@ def handlers() -> list[Any]:
     @get("/api/v2/runtimes", guards=[require_key], exception_handlers={Exception: _on_error}, tags=["Piston"], security=[{"key": []}])
     async def list_runtimes(request: Request[Any, Any, Any]) -> list[Runtime]:
         """The interpreters of the image."""
-        return list(runtimes(app_context(request.scope).service.pythons).values())
+        return list(_standing(app_context(request.scope)).values())
 
     return [execute, list_runtimes]

@@ -21,6 +21,8 @@ from dayfly import DayflyError, PoolClosed, PoolFull, PoolTimeout, SandboxError,
 from .quotas import ConcurrencyExceeded, RateExceeded
 
 MEDIA_TYPE = "application/problem+json"
+RUN_CODE = "/run_code"
+"""The path of SandboxFusion's wire format."""
 
 
 class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -87,6 +89,12 @@ class NotReady(Exception):
 def invalid(detail: str) -> Problem:
     """A request that can be read, and makes no sense or is over a limit."""
     return Problem(422, "invalid", "The request cannot be run", detail)
+
+
+def too_late(why: str) -> Problem:
+    """What is not run at RUN_CODE: the one refusal that training loops do not take for an
+    answer."""
+    return Problem(504, "run-code-timeout", "The wait was too long", f"the program has not run: {why}", delivered=False)
 
 
 def problem(error: BaseException) -> Problem:  # noqa: PLR0911 - a table

@@ -104,7 +104,8 @@ async def _serve(
         died = server.should_exit = True
 
     quotas = Quotas(per_minute=config.rate_per_minute, burst=config.rate_burst, concurrency=config.concurrency)
-    service = Service(config, tracing, endpoint, key_count=lambda: len(ring), on_death=die)
+    keyless = config.run_code and config.run_code_without_key  # whose runs are one key's, beside the others
+    service = Service(config, tracing, endpoint, key_count=lambda: len(ring) + keyless, on_death=die)
     context = AppContext(
         config=config,
         service=service,

@@ -237,9 +237,9 @@ class Service:
         """Run a job for a key, in a container of its own or in a session, which waits in no queue.
 
         `on_start` is told the milliseconds in the queue, once. `clean` as for AsyncSession.run.
-        `wait_seconds`: time in the queue at most; None: `queue_timeout_ms`. Raises what
-        AsyncSandbox.run raises (a ValueError becomes a problem), and NotReady. Cancelling it ends
-        the run.
+        `wait_seconds`: time in the queue at most, and before it where it is full; None: as the
+        settings say, and PoolFull where it is full. Raises what AsyncSandbox.run raises (a
+        ValueError becomes a problem), and NotReady. Cancelling it ends the run.
         """
         begun = time.monotonic()
         queue_ms = -1.0
@@ -263,7 +263,7 @@ class Service:
                         result = None
                         self._standing()  # before the wait, which would be for nothing
                         with queue:
-                            async with self._turns.turn(key):
+                            async with self._turns.turn(key, patient=wait_seconds is not None):
                                 result = await self._standing().run(job, on_output=on_output, on_start=started)
                     if result is None:
                         raise PoolTimeout("no container became free within the queue's time limit")

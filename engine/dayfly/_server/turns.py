@@ -14,6 +14,9 @@ from contextlib import asynccontextmanager
 
 from dayfly import PoolFull
 
+PAUSE = 0.05
+"""Seconds between two looks for room in the queue."""
+
 
 class Turns:
     """Queues by key. `share` says how many runs of one key may run at once; it may change."""
@@ -29,9 +32,17 @@ class Turns:
         """Runs in all queues."""
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncIterator[None]:
-        """Wait for this key's turn, and hold it. PoolFull if too many runs wait already."""
-        await self._take(key)
+    async def turn(self, key: str, *, patient: bool = False) -> AsyncIterator[None]:
+        """Wait for this key's turn, and hold it. PoolFull if too many runs wait already, unless it
+        is patient: it waits for room then."""
+        while True:
+            try:
+                await self._take(key)
+                break
+            except PoolFull:
+                if not patient:
+                    raise
+            await asyncio.sleep(PAUSE)
         try:
             yield
         finally:
