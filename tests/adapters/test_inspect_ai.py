@@ -1,15 +1,17 @@
-"""The tool `dayfly/python` in a real evaluation of Inspect, with its own mock model, found by its
-entry point."""
+"""The tool `dayfly/python` in a real evaluation of Inspect, with its own mock model."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dayfly import Sandbox
+from dayfly import Limits, Sandbox
 from dayfly.adapters import inspect_ai as adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect's own
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect's own
 @pytest.fixture(autouse=True)
 def _one_sandbox(image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tool's sandbox ends with the interpreter: here it ends with the test."""
-    adapter._sandbox.cache_clear()
+    adapter._sandboxes.clear()
     made: list[Sandbox] = []
 
     def make(**options: Any) -> Sandbox:
@@ -27,8 +29,28 @@ def _one_sandbox(image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(adapter, "Sandbox", make)
     yield
-    assert len(made) == 1
-    made[0].close()
+    assert len(made) <= 1
+    for sandbox in made:
+        sandbox.close()
+
+
+def test_inspect_finds_it_by_its_entry_point() -> None:
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore')\n"
+        "from inspect_ai.util import registry_create\n"
+        "assert not [name for name in sys.modules if name.startswith('dayfly')]\n"
+        "print(registry_create('tool', 'dayfly/python'), 'dayfly.adapters.inspect_ai' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.endswith(" True\n"), done.stderr
+
+
+def test_first_calls_at_once_make_one_sandbox(image: str) -> None:
+    options = {"limits": Limits(stdout_bytes=10), "pool_size": 1}
+    with ThreadPoolExecutor(8) as threads:
+        made = {*threads.map(lambda _: adapter._sandbox(None, None, dict(options)), range(8))}
+    (one,) = made
+    assert one.run("print('x' * 20)").stdout == "x" * 10
 
 
 def test_an_evaluation_calls_it_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

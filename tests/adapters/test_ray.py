@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,31 @@ def test_a_submission_is_judged_on_a_node(fleet: Any) -> None:
         fleet.judge(code, [1])
     with ThreadPoolExecutor(12) as threads:
         assert [one.passed for one in threads.map(lambda _: fleet.judge(code, cases), range(12))] == [3] * 12
+
+
+def test_what_cannot_be_sent_costs_no_place(fleet: Any) -> None:
+    from dayfly.judge import Case
+
+    lock = threading.Lock()
+    for _ in range(fleet.capacity + 1):
+        with pytest.raises(TypeError, match="serialize"):
+            fleet.judge("print(1)", [Case(expected="1")], checker=lambda run: run is lock)
+    assert [node.flying for node in fleet._nodes.values()] == [0, 0]
+    assert fleet.run("print(1)").stdout == "1\n"
+
+
+def test_cells_of_bytes_are_programs_and_input(image: str) -> None:
+    import numpy as np
+
+    from dayfly.adapters.ray import Batches
+
+    codes = ["import sys; print(sys.stdin.read())", "import sys; print(sys.stdin.buffer.read())"]
+    batches = Batches(pool_size=1, image=image)
+    for column in ([code.encode() for code in codes], np.array(codes, dtype="S"), np.array(codes)):
+        done = batches({"code": column, "stdin": np.array(["a", b"\xff"], dtype=object)})
+        assert (done["error"], done["stdout"]) == (["", ""], ["a\n", "b'\\xff'\n"])
+    assert batches({"code": codes, "stdin": [None, None]})["stdout"] == ["\n", "b''\n"]
+    batches._sandbox.close()
 
 
 def test_batches_of_a_dataset(cluster: Any, image: str) -> None:

@@ -3,6 +3,7 @@ server."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from dayfly import ContainerLost
+from dayfly.adapters import verl
 from dayfly.adapters.verl import code_of, compute_score
+from dayfly.judge import JudgeResult
 
 from ..server.conftest import Server, servers
 
@@ -45,6 +48,34 @@ def test_an_answer_is_scored_by_its_last_block_of_code(server: Server) -> None:
     assert code_of("``` python\nx\n```") is None
     with pytest.raises(ValueError, match=r"input\.stdin"):
         score(server, RIGHT, [1])
+
+
+def test_it_works_as_verl_loads_it_by_its_path(server: Server) -> None:
+    found = importlib.util.spec_from_file_location("custom_module", verl.__file__)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)  # and verl does not put it into sys.modules
+    with ThreadPoolExecutor(8) as threads:
+        scores = threads.map(lambda _: module.compute_score("apps", RIGHT, LCB, {}, url=server.url), range(8))
+        assert [*scores] == [1.0] * 8
+    assert module._made.cache_info().misses == 1
+
+
+def test_a_failure_of_the_sandbox_is_judged_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, failures = verl._sandbox(server.url, None).judge, 2
+
+    def failing(*given: Any, **options: Any) -> JudgeResult:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise ContainerLost("on its way", delivered=True)
+        return judge(*given, **options)
+
+    monkeypatch.setattr(verl._sandbox(server.url, None), "judge", failing)
+    assert score(server, RIGHT, LCB) == 1.0
+    failures = 3
+    with pytest.raises(ContainerLost):
+        score(server, RIGHT, LCB)
 
 
 def test_a_step_of_training_is_scored_whole(server: Server) -> None:

@@ -11,23 +11,30 @@ It is a tool and no sandbox of Inspect's: those are boxes with a shell, in which
 from __future__ import annotations
 
 import functools
-import json
+import threading
 from typing import Any
 
 import anyio
+import msgspec
 from inspect_ai.tool import Tool, ToolCall, ToolCallContent, ToolCallView, tool
 
 from dayfly import Outcome, Result, Sandbox
 from dayfly.remote import RemoteSandbox
 
+_sandboxes: dict[bytes, Sandbox | RemoteSandbox] = {}
+_making = threading.Lock()
 
-@functools.cache
-def _sandbox(url: str | None, key: str | None, options: str) -> Sandbox | RemoteSandbox:
+
+def _sandbox(url: str | None, key: str | None, options: dict[str, Any]) -> Sandbox | RemoteSandbox:
     """Return the sandbox of all tools with these arguments. It is closed when the interpreter
     exits."""
-    made = Sandbox(**json.loads(options)) if url is None else RemoteSandbox(url, key)
-    made.initialize()
-    return made
+    name = msgspec.json.encode([url, key, options], order="sorted", enc_hook=repr)
+    with _making:  # the first calls come at once, and would each make a pool
+        if name not in _sandboxes:
+            made = Sandbox(**options) if url is None else RemoteSandbox(url, key)
+            made.initialize()
+            _sandboxes[name] = made
+        return _sandboxes[name]
 
 
 def _viewer(call: ToolCall) -> ToolCallView:
@@ -62,7 +69,7 @@ def python(timeout_ms: float | None = None, url: str | None = None, key: str | N
         Args:
           code: The Python program.
         """
-        sandbox = await anyio.to_thread.run_sync(_sandbox, url, key, json.dumps(options, sort_keys=True))
+        sandbox = await anyio.to_thread.run_sync(_sandbox, url, key, options)
         run = functools.partial(sandbox.run, code, timeout_ms=timeout_ms)
         # Inspect itself bounds how many run at once. A sample that is cancelled does not wait: its
         # program ends at its time-out.

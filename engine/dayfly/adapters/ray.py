@@ -316,15 +316,22 @@ class Fleet:
                 self._changed.wait(min(left, LOOK_SECONDS))
 
     def _send(self, node: _Node, method: Callable[[Any], Any]) -> _Flight:
-        reference = method(node.actor)
+        try:
+            reference = method(node.actor)
+        except BaseException:  # an argument that cannot be pickled: nothing flies
+            self._landed(node)
+            raise
         answer: Future[bytes] = reference.future()
         answer.add_done_callback(functools.partial(self._ended, node))
         return _Flight(reference, answer)
 
-    def _ended(self, node: _Node, answer: Future[bytes]) -> None:
+    def _landed(self, node: _Node) -> None:
         with self._changed:
             node.flying -= 1
             self._changed.notify_all()
+
+    def _ended(self, node: _Node, answer: Future[bytes]) -> None:
+        self._landed(node)
         if _is_loss(error := answer.exception()):
             self._drop(node, error)
 
@@ -403,6 +410,11 @@ def _outcome(flight: _Flight) -> Result | Exception:
         return error
 
 
+def _text(value: Any) -> str | bytes:
+    """Return a cell of a column: text or bytes as they are, of numpy's types too."""
+    return value if isinstance(value, (str, bytes)) else str(value)
+
+
 class Batches:
     """For `map_batches` of `ray.data`: runs the programs of a column, and adds the columns outcome,
     exit_code, stdout, stderr and error.
@@ -414,8 +426,9 @@ class Batches:
             **{"max_restarts": 0, "max_task_retries": 0, "batch_size": 64},
         )
 
-    column: of the programs. A column `stdin` is their standard input. The other arguments are
-    Sandbox's. Without `max_task_retries=0`, `ray.data` itself runs a batch again that was lost.
+    column: of the programs, text or bytes. A column `stdin` is their standard input. The other
+    arguments are Sandbox's. Without `max_task_retries=0`, `ray.data` itself runs a batch again that
+    was lost.
     """
 
     def __init__(self, column: str = "code", **options: Any) -> None:
@@ -432,7 +445,7 @@ class Batches:
 
     def _row(self, code: Any, stdin: Any) -> dict[str, Any]:
         try:
-            result = self._sandbox.run(str(code), stdin=str(stdin))
+            result = self._sandbox.run(_text(code), stdin=None if stdin is None else _text(stdin))
         except (DayflyError, ValueError) as error:
             return {"outcome": "", "exit_code": None, "stdout": "", "stderr": "", "error": f"{type(error).__name__}: {error}"}
         return {

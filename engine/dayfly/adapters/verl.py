@@ -1,9 +1,11 @@
 """verl: a reward function that judges an answer by one request to `dayfly serve`, in place of one
 for each case.
 
-    custom_reward_function.path=$(python -c 'import dayfly.adapters.verl as v; print(v.__file__)')
-    custom_reward_function.name=compute_score
-    +custom_reward_function.reward_kwargs.url=http://sandbox.example:8000
+    reward.custom_reward_function.path=/where/it/is/dayfly/adapters/verl.py
+    reward.custom_reward_function.name=compute_score
+    +reward.custom_reward_function.reward_kwargs.url=http://sandbox.example:8000
+
+Older versions of verl have `custom_reward_function` at the top, without `reward`.
 
 Nothing of verl is imported: it calls a function of these parameters.
 """
@@ -14,20 +16,29 @@ import functools
 import json
 import os
 import re
+import threading
 from typing import Any
 
 from dayfly import SandboxError
-from dayfly.judge import CaseLimits, Cases, JudgeResult, Verdict
+from dayfly.judge import CaseLimits, Cases, Verdict
 from dayfly.remote import RemoteSandbox
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
+_making = threading.Lock()
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
+
 
 @functools.lru_cache(maxsize=8)
-def _sandbox(url: str, key: str | None, process: int) -> RemoteSandbox:  # noqa: ARG001 - one for each process
+def _made(url: str, key: str | None, process: int) -> RemoteSandbox:  # noqa: ARG001 - one for each process
     made = RemoteSandbox(url, key)
     made.initialize()
     return made
+
+
+def _sandbox(url: str, key: str | None) -> RemoteSandbox:
+    with _making:  # the first calls come at once
+        return _made(url, key, os.getpid())
 
 
 def code_of(answer: str) -> str | None:
@@ -61,39 +72,24 @@ def compute_score(
     """Return 1.0 if the answer's code passes all cases, else 0.0; with `continuous` the share that
     it passes.
 
-    A failure of the sandbox is no wrong answer: the answer is judged again, `tries` times in all,
-    and then the failure is raised. An answer has no effect but its verdict, so it may run twice.
+    A container that is lost is no wrong answer: the answer is judged again, `tries` times in all,
+    and then the loss is raised. An answer has no effect but its verdict, so it may run twice. What
+    RemoteSandbox raises where the server is not there, or stays full, is raised at once.
     """
     code = code_of(solution_str)
     if code is None:
         return 0.0
-    cases = cases_of(ground_truth)
+    cases, sandbox = cases_of(ground_truth), _sandbox(url, key)
+    options: Any = {"limits": CaseLimits(wall_ms=wall_ms, cpu_ms=cpu_ms), "concurrency": concurrency, "keep_output": 0}
+    failed: list[str | None] = []
     for left in reversed(range(tries)):
-        told = _judged(
-            _sandbox(url, key, os.getpid()),
-            left,
-            code,
-            cases,
-            limits=CaseLimits(wall_ms=wall_ms, cpu_ms=cpu_ms),
-            stop=None if continuous else "first",
-            concurrency=concurrency,
-            keep_output=0,
-        )
-        if told is not None:
+        try:
+            told = sandbox.judge(code, cases, stop=None if continuous else "first", **options)
+        except SandboxError:
+            if not left:
+                raise
+            continue
+        failed = [one.error for one in told.cases if one.verdict is Verdict.JUDGE_ERROR]
+        if not failed:
             return told.passed / told.total if continuous else float(told.verdict is Verdict.ACCEPTED)
-    raise AssertionError("the last try returns or raises")
-
-
-def _judged(sandbox: RemoteSandbox, left: int, code: str, cases: Cases, **options: Any) -> JudgeResult | None:
-    try:
-        told = sandbox.judge(code, cases, **options)
-    except SandboxError:
-        if left:
-            return None
-        raise
-    failed = next((one.error for one in told.cases if one.verdict is Verdict.JUDGE_ERROR), None)
-    if failed is None:
-        return told
-    if left:
-        return None
-    raise RuntimeError(f"the answer could not be judged: {failed}")
+    raise RuntimeError(f"the answer could not be judged: {failed[0] if failed else 'tries is 0'}")
