@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import mimetypes
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import anyio
+import msgspec
 from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
@@ -27,6 +30,7 @@ from mcp.types import (
     ImageContent,
     TextContent,
     TextResourceContents,
+    Tool,
     ToolAnnotations,
 )
 from msgspec import UNSET
@@ -45,6 +49,9 @@ INTERNAL_ERROR = -32603
 SHOWN = 20_000
 """Characters of each stream in the text of a result; what is in the middle is left out."""
 MOST_IMAGES = 5
+MOST_PACKAGES = 60
+CASE_SHOWN = 1_000
+"""Characters of each stream of a case in the structured content."""
 
 Run = Callable[[Job, Any], Awaitable[Result]]
 """Runs a job of a call, whose Context is the second argument. DayflyError becomes a protocol error,
@@ -106,33 +113,100 @@ class RunOutput(BaseModel):
     files: list[FileInfo]
     files_skipped: list[dict[str, str]]
     messages: list[Any]
+    """Those that a limit on their text has left."""
+    messages_left_out: int
     last_value: str | None
 
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,60}")
 _NOTHING_KEPT = "Each call is a new interpreter: no variable, import or file is left from an earlier call."
 _FILES_KEPT = "Each call is a new interpreter: no variable or import is left from an earlier call; files in the working directory are."
 
 
-def described(*, python: str, memory_mb: float, max_seconds: float, keep_files: bool = False) -> str:
-    """Return what the model is told of the tool."""
-    return (
-        f"Run a Python {python} program in an isolated container, and return what it printed. "
-        f"{_FILES_KEPT if keep_files else _NOTHING_KEPT} There is no network, and nothing can be installed; the standard library is "
-        f"there, and what `importlib.metadata` lists. Print what you want to see. Memory: {memory_mb:g} MB, files included. Time: "
-        f"{max_seconds:g} s at most. Name in `fetch` the files to get back, as paths or patterns (`out/*.csv`)."
-    )
+class Facts(msgspec.Struct, frozen=True):
+    """What the model is told of the place where its programs run."""
+
+    python: str
+    """The version, as far as it is known."""
+    memory_mb: float
+    max_seconds: float
+    """Wall time of a program that asks for the most."""
+    case_seconds: float
+    """Wall time of a test case."""
+    packages: Sequence[str] | None = None
+    """Names of what is installed beside the standard library; None: not known yet."""
+    preload: Sequence[str] = ()
+    keep_files: bool = False
+
+    def of_run_python(self) -> str:
+        """Return the description of `run_python`."""
+        return (
+            f"Run a Python {self.python} program in an isolated container, and return what it printed. "
+            f"{_FILES_KEPT if self.keep_files else _NOTHING_KEPT} {self._installed()} Print what you want to see. "
+            f"Memory: {self.memory_mb:g} MB, files included. Time: {self.max_seconds:g} s at most. "
+            "Name in `fetch` the files to get back, as paths or patterns (`out/*.csv`)."
+        )
+
+    def of_run_python_tests(self) -> str:
+        """Return the description of `run_python_tests`."""
+        return (
+            f"Run a Python {self.python} program, or a function that it defines, on test cases, each in a fresh interpreter, and say "
+            "which fail. A case has `stdin` and `expected_output`, compared word by word; or `function`, `args` and `expected`, a JSON "
+            f"value. {self._installed()} Memory: {self.memory_mb:g} MB. Time: {self.case_seconds:g} s for each case. Cases: {MOST_CASES} "
+            "at most."
+        )
+
+    def _installed(self) -> str:
+        text = "There is no network, and nothing can be installed; the standard library is there"
+        names = [name for name in self.packages or () if _NAME.fullmatch(name)]
+        if self.packages is None:
+            text += ", and what `importlib.metadata` lists"
+        elif names:
+            left = len(names) - MOST_PACKAGES
+            text += f", and {', '.join(names[:MOST_PACKAGES])}" + (f" and {left} packages more" if left > 0 else "")
+        else:
+            text += ", and no other package"
+        return text + (f". Imported already: {', '.join(self.preload)}." if self.preload else ".")
 
 
-def server(run: Run, judge: Judge, *, description: str, max_seconds: float) -> MCPServer[Any]:
+LIST_PACKAGES = Job(
+    v3=True,
+    code="import importlib.metadata, sandbox\n"
+    "names = {found.metadata['Name'] for found in importlib.metadata.distributions()}\n"
+    "sandbox.send(sorted(name for name in names if name and name not in ('pip', 'setuptools', 'wheel'))[:1_000])",
+)
+
+
+async def packages_by(run: Callable[[Job], Awaitable[Result]]) -> list[str] | None:
+    """Return the packages of the image, asked of a container. None if that fails."""
+    try:
+        found: Any = (await run(LIST_PACKAGES)).messages[0]
+    except (DayflyError, LookupError, ValueError):
+        return None
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else None
+
+
+class _Server(MCPServer[Any]):
+    """An MCP server whose tools are described when they are listed."""
+
+    facts: Callable[[], Awaitable[Facts]]
+
+    async def list_tools(self) -> list[Tool]:
+        """See MCPServer."""
+        told = await self.facts()
+        texts = {"run_python": told.of_run_python(), "run_python_tests": told.of_run_python_tests()}
+        return [tool.model_copy(update={"description": texts[tool.name]}) for tool in await super().list_tools()]
+
+
+def server(run: Run, judge: Judge, *, facts: Callable[[], Awaitable[Facts]], max_seconds: float) -> MCPServer[Any]:
     """Return an MCP server with the tools `run_python` and `run_python_tests`."""
-    mcp: MCPServer[Any] = MCPServer(
-        "dayfly", version=__version__, instructions="Runs untrusted Python, each program in a container of its own."
-    )
+    mcp = _Server("dayfly", version=__version__, instructions="Runs untrusted Python, each program in a container of its own.")
+    mcp.facts = facts
     annotations = ToolAnnotations(
         title="Run Python", read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=False
     )
 
-    @mcp.tool(description=description, annotations=annotations)
+    @mcp.tool(annotations=annotations)
     async def run_python(  # noqa: PLR0917 - the SDK reads the names
         code: Annotated[str, Field(description="The program. Figures of matplotlib come back as images.")],
         ctx: Context[Any, Any],
@@ -156,7 +230,7 @@ def server(run: Run, judge: Judge, *, description: str, max_seconds: float) -> M
             result = await run(job, ctx)
         return answer(result)
 
-    @mcp.tool(description=TESTS, annotations=annotations.model_copy(update={"title": "Test Python"}))
+    @mcp.tool(annotations=annotations.model_copy(update={"title": "Test Python"}))
     async def run_python_tests(
         code: Annotated[str, Field(description="The program, or the module with the function.")],
         cases: Annotated[list[TestCase], Field(description="The cases.", min_length=1, max_length=MOST_CASES)],
@@ -183,12 +257,6 @@ def _failures() -> Iterator[None]:
         raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
 
 
-TESTS = (
-    "Run a Python program, or a function that it defines, on test cases, each in a fresh interpreter without network, and say which "
-    "fail. A case has `stdin` and `expected_output`, compared word by word; or `function`, `args` and `expected`, a JSON value."
-)
-
-
 def _case(case: TestCase) -> Case:
     if case.function is not None:
         return Case(stdin=case.stdin, call=Call(case.function, case.args), expected=case.expected)
@@ -201,8 +269,8 @@ def test_answer(told: JudgeResult) -> CallToolResult:
         CaseOutput(
             verdict=case.verdict.value,
             feedback=case.feedback,
-            stdout="" if case.result is None else case.result.stdout,
-            stderr="" if case.result is None else case.result.stderr,
+            stdout="" if case.result is None else _cut(case.result.stdout, CASE_SHOWN),
+            stderr="" if case.result is None else _cut(case.result.stderr, CASE_SHOWN),
         )
         for case in told.cases
     ]
@@ -232,6 +300,8 @@ def answer(result: Result) -> CallToolResult:
     images = [ImageContent(data=base64.b64encode(data).decode(), mime_type=kind) for kind, data in result.images() if kind != SVG]
     content: list[ContentBlock] = [TextContent(text=_text(result, more_images=len(images) - MOST_IMAGES)), *images[:MOST_IMAGES]]
     content += [_resource(path, data) for path, data in result.files.items()]
+    messages = _first_messages(result)
+    value = _value(result)
     output = RunOutput(
         outcome=result.outcome.value,
         exit_code=result.exit_code,
@@ -241,8 +311,9 @@ def answer(result: Result) -> CallToolResult:
         wall_ms=result.wall_ms,
         files=[FileInfo(path=path, size=len(data)) for path, data in result.files.items()],
         files_skipped=[{"path": file.path, "why": file.why} for file in result.files_skipped],
-        messages=result.messages,
-        last_value=_value(result),
+        messages=messages,
+        messages_left_out=len(result.messages_raw) - len(messages) + result.messages_dropped,
+        last_value=None if value is None else _cut(value),
     )
     return CallToolResult(content=content, structured_content=output.model_dump(), is_error=result.is_error)
 
@@ -269,11 +340,18 @@ def _text(result: Result, *, more_images: int) -> str:
     return "\n".join(part for part in parts if part) or "The program printed nothing."
 
 
-def _cut(text: str) -> str:
-    if len(text) <= SHOWN:
+def _cut(text: str, most: int = SHOWN) -> str:
+    if len(text) <= most:
         return text
-    half = SHOWN // 2
-    return f"{text[:half]}\n[{len(text) - SHOWN:,} characters are left out]\n{text[-half:]}"
+    half = most // 2
+    return f"{text[:half]}\n[{len(text) - most:,} characters are left out]\n{text[-half:]}"
+
+
+def _first_messages(result: Result) -> list[Any]:
+    """Return what the program sent, as long as it is no more text than is shown of a stream."""
+    sizes = itertools.accumulate(len(bytes(raw)) for raw in result.messages_raw)
+    count = sum(1 for size in sizes if size <= SHOWN)
+    return [msgspec.json.decode(raw) for raw in result.messages_raw[:count]]
 
 
 def _value(result: Result) -> str | None:
@@ -324,14 +402,23 @@ async def serve_stdio(sandbox: AsyncSandbox, *, max_seconds: float, keep_files: 
         async def run(job: Job, _: Any) -> Result:
             return await sandbox.run(job)
 
-        python = sandbox.pythons.get(sandbox.python, sandbox.python)
-        memory_mb = sandbox.memory_bytes / 1e6
-        description = described(python=python, memory_mb=memory_mb, max_seconds=max_seconds, keep_files=keep_files)
+        known = Facts(
+            python=sandbox.pythons.get(sandbox.python, sandbox.python),
+            memory_mb=sandbox.memory_bytes / 1e6,
+            max_seconds=max_seconds,
+            case_seconds=sandbox.timeout_ms / 1_000,
+            packages=await packages_by(sandbox.run),
+            preload=sandbox.preload,
+            keep_files=keep_files,
+        )
+
+        async def facts() -> Facts:
+            return known
 
         async def judge(code: str, cases: Sequence[Case], _: Any) -> JudgeResult:
             return await sandbox.judge(code, cases)
 
-        mcp = server(KeptFiles(sandbox).run if keep_files else run, judge, description=description, max_seconds=max_seconds)
+        mcp = server(KeptFiles(sandbox).run if keep_files else run, judge, facts=facts, max_seconds=max_seconds)
         await mcp.run_stdio_async()
 
 

@@ -45,7 +45,7 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
     if context.config.mcp:
         from . import mcp  # noqa: PLC0415 - an extra of its own, which takes its time
 
-        tools = mcp.Mcp(context.config)
+        tools = mcp.Mcp(context.config, context.service)
         route_handlers.append(mcp.handler(tools))
         protocol = tools.running()
 

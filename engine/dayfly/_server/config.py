@@ -58,6 +58,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _about("Containers that a key may have at once; none given: half, if there are two keys."),
     ] = None
     allowed_networks: Annotated[list[str], _about("Networks that clients may come from; none: all.")] = []
+    allowed_hosts: Annotated[list[str], _about("Names in Host, without a port, that are served, and pages of theirs; none: any.")] = []
     trusted_proxies: Annotated[list[str], _about("Networks whose X-Forwarded-For is believed.")] = []
 
     pool_size: Annotated[int, _about("Containers kept warm.", ge=1, le=10_000)] = 4

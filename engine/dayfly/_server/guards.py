@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -76,6 +77,22 @@ def _require_no_page(headers: Any) -> None:
     if (origin is not None and not _same(origin, headers.get("host", ""))) or site not in ("same-origin", "none"):
         detail = "without a key, requests of other sites' pages are not answered"
         raise Problem(403, "origin", "This origin is not served", detail)
+
+
+def elsewhere(headers: Mapping[str, str], allowed: Collection[str]) -> Problem | None:
+    """Return the problem of a request that is for another host than those allowed, in lower case,
+    or comes from a page of another."""
+    match = _HOST.fullmatch(headers.get("host", ""))
+    if match is None or match["name"].lower() not in allowed:
+        return Problem(403, "host", "This host is not served", "this server is not called by this name (allowed_hosts)")
+    if (origin := headers.get("origin")) is not None:
+        try:
+            match = _HOST.fullmatch(urlsplit(origin).netloc)
+        except ValueError:
+            match = None
+        if match is None or match["name"].lower() not in allowed:
+            return Problem(403, "origin", "This origin is not served", "pages of other hosts are not answered (allowed_hosts)")
+    return None
 
 
 def _same(origin: str, host: str) -> bool:

@@ -19,7 +19,7 @@ from mcp import MCPError
 from mcp.server.transport_security import TransportSecuritySettings
 
 from dayfly import Job, Result
-from dayfly._mcp import INTERNAL_ERROR, described, server
+from dayfly._mcp import INTERNAL_ERROR, Facts, packages_by, server
 from dayfly.judge import Case, Cases, JudgeResult
 
 from . import bodies
@@ -29,6 +29,7 @@ from .guards import require_json, require_key
 from .problems import NotReady, Problem
 from .quotas import Refused
 from .runs import gone_noted, note_job, note_run, note_verdict, unless_gone
+from .service import Service
 
 PATH = "/mcp"
 MOST_VALUES = 100_000
@@ -38,15 +39,14 @@ MOST_VALUES = 100_000
 class Mcp:
     """The protocol's side of one server. `running` holds while it serves."""
 
-    def __init__(self, config: Config) -> None:
-        seconds = config.max_timeout_ms / 1_000
-        self._server = server(
-            self._run,
-            self._judge,
-            description=described(python=config.python, memory_mb=config.memory_mb, max_seconds=seconds),
-            max_seconds=seconds,
-        )
-        # The guard of the route keeps pages of other sites away, as from every other route.
+    def __init__(self, config: Config, service: Service) -> None:
+        self._config = config
+        self._service = service
+        self._packages: list[str] | None = None
+        self._asking = anyio.Lock()
+        self._server = server(self._run, self._judge, facts=self._facts, max_seconds=config.max_timeout_ms / 1_000)
+        # The hosts and pages that are served are those of every other route: the middleware and the
+        # guard have looked at them.
         security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
         self._server.streamable_http_app(
             stateless_http=True, json_response=True, transport_security=security, max_request_body_size=config.max_request_bytes
@@ -57,6 +57,21 @@ class Mcp:
         """Serve requests for the duration of a block."""
         async with self._server.session_manager.run():
             yield
+
+    async def _facts(self) -> Facts:
+        config, service = self._config, self._service
+        async with self._asking:
+            if self._packages is None and "3" in service.pythons:
+                with contextlib.suppress(NotReady):
+                    self._packages = await packages_by(service.ask)
+        return Facts(
+            python=service.pythons.get(config.python, config.python),
+            memory_mb=config.memory_mb,
+            max_seconds=config.max_timeout_ms / 1_000,
+            case_seconds=config.timeout_ms / 1_000,
+            packages=self._packages if config.python == "3" else None,
+            preload=service.preload,
+        )
 
     @staticmethod
     async def _run(job: Job, call: Any) -> Result:

@@ -12,6 +12,7 @@ import ipaddress
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from . import docs
 from .config import networks
 from .connections import Connection, Connections
 from .context import AppContext, RequestContext
+from .guards import elsewhere
 from .logs import LogLimiter
 from .problems import MEDIA_TYPE, RUN_CODE, Problem, too_late
 from .tracing import Tracing
@@ -71,6 +73,7 @@ class Middleware:
         }
         self._connections = connections
         self._allowed = networks("allowed_networks", context.config.allowed_networks)
+        self._hosts = frozenset(host.lower() for host in context.config.allowed_hosts)
         self._proxies = networks("trusted_proxies", context.config.trusted_proxies)
         self._under_way = 0
         self._limiter = LogLimiter()
@@ -98,7 +101,7 @@ class Middleware:
         try:
             with self._tracing.request(f"{method} {route}", headers) as attributes:
                 try:
-                    refusal = self._refusal(scope, context)
+                    refusal = self._refusal(scope, context, headers)
                     if refusal is not None:
                         await _say(refusal, context, answer)
                     else:
@@ -155,7 +158,7 @@ class Middleware:
             **context.notes,
         )
 
-    def _refusal(self, scope: Scope, context: RequestContext) -> Problem | None:
+    def _refusal(self, scope: Scope, context: RequestContext, headers: Mapping[str, str]) -> Problem | None:
         names = [name for name, _ in scope["headers"]]
         if names.count(b"host") > 1 or (b"content-length" in names and b"transfer-encoding" in names):
             detail = "Host is given twice, or Content-Length and Transfer-Encoding together"
@@ -169,6 +172,8 @@ class Middleware:
                 "This address may not use the server",
                 f"The IP {context.client} is not allowed to call the API",
             )
+        if self._hosts and (problem := elsewhere(headers, self._hosts)):
+            return problem
         if self._under_way > self._context.config.max_requests:
             detail = "too many requests are under way"
             if scope["path"] == RUN_CODE:
