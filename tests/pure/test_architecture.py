@@ -310,6 +310,19 @@ def test_dayfly_is_whole_without_its_adapters() -> None:
     subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
 
 
+def test_a_server_is_whole_without_what_nobody_asks_it_for() -> None:
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(f'dayfly._server.{name}' for name in ('fusion', 'piston', 'mcp'))\n"
+        "from dayfly._server import app, command\n"
+        "from dayfly._server.config import Config\n"
+        "from dayfly._server.context import AppContext\n"
+        "from dayfly._server.tracing import Tracing\n"
+        "given = dict.fromkeys(AppContext.__struct_fields__) | {'config': Config()}\n"
+        "app.application(AppContext(**given), Tracing(wanted=False))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+
+
 def test_importing_dayfly_loads_no_http_client() -> None:
     code = "import sys, dayfly; print({'httpx', 'httpcore', 'trio', 'typer', 'rich'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout == b"set()\n"

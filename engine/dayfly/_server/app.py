@@ -77,6 +77,6 @@ def application(context: AppContext, tracing: Tracing, connections: Connections 
         debug=False,
         logging_config=None,
     )
-    routes.document_bodies(app.openapi_schema)
+    routes.document_bodies(app.openapi_schema, context.config)
     paths = frozenset(route.path for route in app.routes)
     return Middleware(app, context, tracing, paths, connections)

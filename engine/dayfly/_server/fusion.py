@@ -22,6 +22,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from dayfly import DayflyError, Job, Outcome, PoolError, PoolFull, PoolTimeout, Result
 
 from . import bodies
+from .config import Config
 from .context import AppContext, RequestContext, app_context, request_context
 from .guards import require_json, require_key, require_no_key
 from .problems import RUN_CODE, NotReady, Problem, invalid, too_late
@@ -178,13 +179,16 @@ async def _run(app: AppContext, context: RequestContext, job: Job, deadline: flo
     raise too_late(why)
 
 
-def handlers(*, without_key: bool) -> list[Any]:
+BODY = RunCodeRequest
+
+
+def handlers(config: Config) -> list[Any]:
     """Return the routes."""
 
     @post(
         PATH,
         status_code=200,
-        guards=[require_no_key(KEY) if without_key else require_key, require_json],
+        guards=[require_no_key(KEY) if config.run_code_without_key else require_key, require_json],
         responses={200: ResponseSpec(RunCodeResponse, generate_examples=False, description="As SandboxFusion answers.")},
         tags=["SandboxFusion"],
     )

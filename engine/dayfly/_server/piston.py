@@ -299,7 +299,10 @@ def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[dic
     return Response({"message": told.detail}, status_code=status, headers=told.headers, media_type="application/json")
 
 
-def handlers() -> list[Any]:
+BODY = ExecuteRequest
+
+
+def handlers(config: Config) -> list[Any]:  # noqa: ARG001 - as for others' formats
     """Return the routes."""
 
     @post(

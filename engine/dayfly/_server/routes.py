@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from dayfly._job import MOST_FILES
 from dayfly._messages import MAX_PATTERNS
 from dayfly.judge import Cases, JudgeResult
 
-from . import bodies, docs, fusion, judging, piston, runs
+from . import bodies, docs, judging, runs
 from .config import Config
 from .context import app_context, request_context
 from .guards import require_json, require_key
@@ -101,39 +102,33 @@ _MEANING = {
 _SESSION_PROBLEMS = (403, 404, 410)
 _RUN_PROBLEMS = (400, 403, 413, 415, 422, 429, 502, 503)
 
-_BODIES = {
-    "/compile": "CompileRequest",
-    "/v1/run": "Job",
-    "/v1/run/stream": "Job",
-    fusion.PATH: "RunCodeRequest",
-    piston.PATH: "ExecuteRequest",
-    "/v1/cases": "Cases",
-    "/v1/judge": "JudgeRequest",
-    "/v1/judge/stream": "JudgeRequest",
-    "/v1/sessions": "SessionRequest",
-    "/v1/sessions/{session_id}/run": "Job",
-    "/v1/sessions/{session_id}/run/stream": "Job",
+_BODIES: dict[str, type[msgspec.Struct]] = {
+    "/compile": bodies.CompileRequest,
+    "/v1/run": Job,
+    "/v1/run/stream": Job,
+    "/v1/cases": Cases,
+    "/v1/judge": judging.JudgeRequest,
+    "/v1/judge/stream": judging.JudgeRequest,
+    "/v1/sessions": bodies.SessionRequest,
+    "/v1/sessions/{session_id}/run": Job,
+    "/v1/sessions/{session_id}/run/stream": Job,
 }
-SCHEMAS: dict[str, Any]
-_, SCHEMAS = msgspec.json.schema_components(
-    [Job, bodies.CompileRequest, bodies.SessionRequest, Cases, judging.JudgeRequest, fusion.RunCodeRequest, piston.ExecuteRequest],
-    ref_template="#/components/schemas/{name}",
-)
-"""The schemas of bodies, which no handler names: they are read by `bodies`."""
 
 
-def document_bodies(schema: OpenAPI) -> None:
+def document_bodies(schema: OpenAPI, config: Config) -> None:
     """Add the bodies of requests to the OpenAPI document: no handler has them as a parameter."""
+    kinds = dict(_BODIES)
+    for formats in _others(config):
+        kinds[formats.PATH] = formats.BODY
+    _, schemas = msgspec.json.schema_components(dict.fromkeys(kinds.values()), ref_template="#/components/schemas/{name}")
     assert schema.components is not None
     assert schema.components.schemas is not None
     assert schema.paths is not None
-    schema.components.schemas.update(SCHEMAS)
-    for path, name in _BODIES.items():
-        if path not in schema.paths:  # where it is not asked for
-            continue
+    schema.components.schemas.update(schemas)
+    for path, kind in kinds.items():
         operation = schema.paths[path].post
         assert operation is not None
-        reference = Reference(ref=f"#/components/schemas/{name}")
+        reference = Reference(ref=f"#/components/schemas/{kind.__name__}")
         content = {"application/json": OpenAPIMediaType(schema=reference)}
         operation.request_body = RequestBody(content=content, required=True)
 
@@ -389,8 +384,20 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
 def handlers(config: Config) -> list[Any]:
     """Return every route that the configuration asks for."""
     of_sessions = [session_open, session_list, session_show, session_close, session_run, session_stream]
-    own = [compile_, run, run_stream, cases, judge, judge_stream, *of_sessions, limits, healthz, readyz, metrics]
-    others = fusion.handlers(without_key=config.run_code_without_key) if config.run_code else []
+    made = [compile_, run, run_stream, cases, judge, judge_stream, *of_sessions, limits, healthz, readyz, metrics]
+    for formats in _others(config):
+        made += formats.handlers(config)
+    return [*made, *docs.handlers(playground=config.playground)]
+
+
+def _others(config: Config) -> Iterator[Any]:
+    """The modules of others' wire formats that are asked for. No fault of theirs is one of a server
+    that does without."""
+    if config.run_code:
+        from . import fusion  # noqa: PLC0415
+
+        yield fusion
     if config.piston:
-        others += piston.handlers()
-    return [*own, *others, *docs.handlers(playground=config.playground)]
+        from . import piston  # noqa: PLC0415
+
+        yield piston
