@@ -251,7 +251,7 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
-def test_pages_of_other_sites_get_nothing_from_a_server_without_a_key(mcp: Server) -> None:
+def test_without_a_key_pages_of_other_sites_get_nothing(mcp: Server) -> None:
     with mcp.client(headers=ACCEPT) as http:
         tools = http.post("/mcp", json=LIST)
         assert (tools.status_code, len(tools.json()["result"]["tools"])) == (200, 2)
