@@ -1,8 +1,9 @@
 """What a Fleet costs, and how it grows: `python -m benchmarks.fleet`, after `pip install --group
-frameworks`. Two minutes."""
+frameworks`. Two minutes; with `--smoke` some seconds, whose numbers mean nothing."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import statistics
 import time
@@ -15,6 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from dayfly import Outcome, Result, Sandbox
+from dayfly._names import DEFAULT_IMAGE
 from dayfly.adapters.ray import Fleet, SandboxActor, _Answer, _Node
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -36,10 +38,10 @@ CANNED = msgspec.msgpack.encode(
 )
 
 
-def overhead(rounds: int = 40) -> None:
+def overhead(rounds: int, image: str) -> None:
     """A warm run through Ray, and without it, in turns."""
     times: dict[str, list[float]] = {"Sandbox": [], "Fleet": []}
-    with Sandbox(2) as sandbox, Fleet(pool_size=2) as fleet:
+    with Sandbox(2, image=image) as sandbox, Fleet(pool_size=2, image=image) as fleet:
         for _ in range(rounds):
             for name, runs in (("Sandbox", sandbox), ("Fleet", fleet)):
                 time.sleep(0.5)  # until there are warm containers again
@@ -77,7 +79,7 @@ def rate(fleet: Fleet, runs: int) -> float:
     return runs / (time.perf_counter() - begun)
 
 
-def bookkeeping(nodes: int, runs: int = 5_000) -> float:
+def bookkeeping(nodes: int, runs: int) -> float:
     """Microseconds of a run in the driver, without Ray, on so many nodes whose runs end at once."""
 
     def remote(_: bytes) -> Any:
@@ -95,22 +97,27 @@ def bookkeeping(nodes: int, runs: int = 5_000) -> float:
 
 def main() -> None:
     """Measure, and print."""
+    parser = argparse.ArgumentParser(description="What a Fleet costs, and how it grows.")
+    parser.add_argument("--smoke", action="store_true", help="as little as it goes")
+    parser.add_argument("--image", default=DEFAULT_IMAGE)
+    given = parser.parse_args()
+    part = 20 if given.smoke else 1
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     cluster.add_node(**NODE, resources={"dayfly": 1})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    overhead()
+    overhead(40 // part, given.image)
     with simulated(0.2)(pool_size=8) as fleet:
         rate(fleet, 32)
-        print(f"1 node of 16 runs of 0.2 s: {rate(fleet, 400):.0f} runs a second, of 80")
+        print(f"1 node of 16 runs of 0.2 s: {rate(fleet, 400 // part):.0f} runs a second, of 80")
     cluster.add_node(**NODE, resources={"dayfly": 1})
     with simulated(0.2)(pool_size=8) as fleet:
         rate(fleet, 64)
-        print(f"2 nodes: {rate(fleet, 800):.0f} runs a second, of 160")
+        print(f"2 nodes: {rate(fleet, 800 // part):.0f} runs a second, of 160")
     with simulated(0)(pool_size=64) as fleet:
         rate(fleet, 500)
-        print(f"one driver, 2 nodes, runs of 0 s: {rate(fleet, 4_000):.0f} runs a second")
+        print(f"one driver, 2 nodes, runs of 0 s: {rate(fleet, 4_000 // part):.0f} runs a second")
     for nodes in (1, 10, 100, 1_000):
-        print(f"{nodes} nodes: {bookkeeping(nodes):.0f} microseconds a run in the driver, without Ray")
+        print(f"{nodes} nodes: {bookkeeping(nodes, 5_000 // part):.0f} microseconds a run in the driver, without Ray")
     ray.shutdown()
     cluster.shutdown()
 
