@@ -84,6 +84,11 @@ class Server:
             if row["Labels"].get("dayfly.pid") == str(self.process.pid):
                 engine.call("DELETE", f"/containers/{row['Id']}", force="1")
 
+    def warm(self) -> None:
+        """Wait until a container is warm, by which the next test knows the server for no
+        leftover."""
+        wait_for(lambda: self.metric('dayfly_containers{state="warm"}') or None, self)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)

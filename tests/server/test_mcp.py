@@ -136,6 +136,7 @@ def test_a_container_that_is_lost_is_a_protocol_error(request: pytest.FixtureReq
     own = request.getfixturevalue("mcp")
     before = {row["Id"] for row in engine.containers() if row["Labels"]["dayfly.pid"] != str(own.process.pid)}
     talk(use)
+    own.warm()
 
 
 def test_files_go_in_and_come_out_as_resources(talk: Callable[[Use], None]) -> None:

@@ -137,7 +137,7 @@ def test_a_program_whose_sandbox_is_lost_is_xx(engine: Engine, piston: Server, c
         piston.lose_containers(engine)
         run = running.result()["run"]
     assert (run["status"], run["code"], run["stdout"]) == ("XX", None, "")
-    wait_for(lambda: client.get("/readyz").status_code == 200 or None, piston)
+    piston.warm()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_program_whose_sandbox_is_lost_is_xx(engine: Engine, piston: Server, c
             {"language": "python", "version": "*", "files": [{"content": ""}], "run_timeout": -1},
             "run_timeout must be non-negative",
         ),
-        ({"language": "python", "version": "*", "files": [{"content": ""}] * 20_000}, "60,001 JSON values"),
+        ({"language": "python", "version": "*", "files": [{"content": ""}] * 20_000}, "40,003 JSON values"),
         ([], "Expected"),
     ],
 )

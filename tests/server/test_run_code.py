@@ -208,7 +208,7 @@ def test_a_sandbox_that_is_lost_is_a_sandbox_error(engine: Engine, fusion: Serve
         fusion.lose_containers(engine)
         with pytest.raises(Exception, match="Sandbox responded with error: the sandbox failed: ContainerLost"):
             running.result()  # so does their client tell a SandboxError
-    fusion.ready()
+    fusion.warm()
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def _files(given: list[dict[str, Any]]) -> tuple[bytes, dict[str, bytes]]:
     if main is None:
         raise _refused("files must include at least one utf8 encoded file")
     source = files[main]
-    if files.pop("main.py", source) is not source:
+    if files.pop("main.py", None) is not None and main != "main.py":
         raise _refused(f"a file is named main.py, which is the program's name here; the program is {main!r:.80}")
     return source, files
 
