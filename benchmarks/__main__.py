@@ -1,7 +1,8 @@
 """`python -m benchmarks`: measure everything, print the table, write JSON, table and plots to a
 folder.
 
-    python -m benchmarks [--only SECTION,…] [--smoke] [--no-peers] [--out FOLDER] [--image NAME]
+    python -m benchmarks [--only SECTION,…] [--smoke] [--no-peers] [--no-newer] [--out FOLDER]
+                         [--image NAME] [--science-image NAME]
 
 Peers are installed into an environment of their own, `.venv/peers`, from the package index that pip
 is set up for. Nothing is asserted on numbers here: the targets are shown with what was measured.
@@ -24,7 +25,7 @@ from typing import Any
 
 import dayfly
 
-from . import measure, raw, report
+from . import contenders, measure, raw, report
 
 PEERS = [
     "docker==7.2.0",
@@ -46,6 +47,28 @@ def peers_python() -> str:
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEERS], check=True)
         stamp.write_text(json.dumps(PEERS))
     return str(python)
+
+
+def build(*options: str) -> str:
+    """Build an image by the command; its id. It takes no time where it is there."""
+    say(f"image build {' '.join(options)}")
+    command = [sys.executable, "-m", "dayfly", "image", "build", *options]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def host_modules(names: tuple[str, ...]) -> str | None:
+    """A folder with these modules for the bare host's interpreter; None where it has them."""
+    if all(name in sys.stdlib_module_names for name in names):
+        return None
+    python = contenders.bare_python()
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+    folder = measure.ROOT / ".venv" / f"bare-host-{version}"
+    if not folder.exists():
+        say(f"installing {', '.join(names)} into {folder}")
+        options = ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--python-version", version, "--target", str(folder)]
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, *names], check=True)
+    return str(folder)
 
 
 def versions(path: str, image: str, peers: str | None) -> dict[str, str]:
@@ -84,6 +107,8 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="install and measure no peers")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--image", default=f"dayfly/python:{dayfly.__version__}")
+    parser.add_argument("--science-image", help="one that has numpy and pandas; default: it is built")
+    parser.add_argument("--no-newer", action="store_true", help="do not measure an image with Python 3.13, which is built otherwise")
     options = parser.parse_args()
     wanted = options.only.split(",") if options.only else list(measure.SECTIONS)
     if unknown := set(wanted) - set(measure.SECTIONS):
@@ -93,12 +118,15 @@ def main() -> None:
     raw.sweep(path)
     image = raw.image_id(path, options.image)
     peers = None if options.no_peers else peers_python()
-    stage = measure.Stage(
-        image=image,
-        peers_image=raw.peers_image(path, options.image) if peers else "",
-        peers_python=peers,
-        sizes=measure.SMOKE if options.smoke else measure.Sizes(),
+    sizes = measure.SMOKE if options.smoke else measure.Sizes()
+    science = options.science_image or build("--science")
+    images = measure.Images(
+        default=image,
+        peers=raw.peers_image(path, options.image) if peers else "",
+        science=raw.image_id(path, science),
+        newer=None if options.no_newer else raw.image_id(path, build("--base", "debian:trixie", "--tag", "dayfly/trixie")),
     )
+    stage = measure.Stage(images=images, peers_python=peers, host_modules=host_modules(sizes.modules), sizes=sizes)
     found: dict[str, Any] = {
         "versions": versions(path, options.image, peers),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

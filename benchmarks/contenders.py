@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -20,9 +21,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from dayfly import Result
 
 T = TypeVar("T")
 
@@ -40,14 +45,29 @@ LIMITS = {
 
 
 class Contender:
-    """One way of running `CODE`. `once` does it, and checks the output; it is called from several
-    threads at once."""
+    """One way of running a program, `CODE` unless `prepare` says otherwise. `once` does it, and
+    checks the output; it is called from several threads at once."""
 
     why = ""
     """What a reader of the table must know."""
 
+    code, says = CODE, "hi"
+    preload: tuple[str, ...] = ()
+    memory = MEMORY
+    path: str | None = None
+
     def __init__(self, image: str) -> None:
         self.image = image
+
+    def prepare(self, code: str, says: str, preload: Sequence[str] = (), memory: int = MEMORY, path: str | None = None) -> None:
+        """Take another program, before `open`: its output, what a sandbox preloads for it, its
+        memory in bytes, and where the bare host's interpreter finds modules."""
+        self.code, self.says, self.preload, self.memory, self.path = code, says, tuple(preload), memory, path
+
+    def check(self, said: str | None) -> None:
+        """A contender that did not do the work is not measured."""
+        if (said or "").strip() != self.says:
+            raise RuntimeError(f"expected the output {self.says!r}, not {said!r:.300}")
 
     def open(self, size: int) -> None:
         """Get ready for `size` callers at once."""
@@ -69,6 +89,26 @@ class Contender:
         self.once()
         return (time.perf_counter() - begun) * 1_000
 
+    def case(self, number: int) -> None:
+        """One case of a judging, whose input is `number`: the program prints what follows it."""
+        raise NotImplementedError
+
+    def judge(self, cases: int) -> float:
+        """Cases per second, as many at once as there are processors."""
+        numbers = range(cases)
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(self.case, numbers))
+        return cases / (time.perf_counter() - begun)
+
+    def opening(self, size: int) -> float:
+        """How long it takes until `size` containers are warm, in ms."""
+        begun = time.perf_counter()
+        self.open(size)
+        took = (time.perf_counter() - begun) * 1_000
+        self.close()
+        return took
+
     def cold(self) -> float:
         """From nothing to the first result, in ms."""
         begun = time.perf_counter()
@@ -88,7 +128,7 @@ class Dayfly(Contender):
     def open(self, size: int) -> None:
         from dayfly import Sandbox
 
-        self.sandbox = Sandbox(pool_size=size, image=self.image)
+        self.sandbox = Sandbox(pool_size=size, image=self.image, preload=self.preload, memory_limit_mb=self.memory / 1e6)
         self.sandbox.initialize()
 
     def close(self) -> None:
@@ -100,7 +140,11 @@ class Dayfly(Contender):
         time.sleep(0.02)
 
     def once(self) -> None:
-        check(self.sandbox.run(CODE).stdout)
+        self.check(self.sandbox.run(self.code).stdout)
+
+    def case(self, number: int) -> None:
+        if self.sandbox.run(self.code, stdin=str(number)).stdout != f"{number + 1}\n":
+            raise RuntimeError(f"a wrong answer to {number}")
 
     def late(self, code: str, timeout_ms: int) -> float:
         """How many ms after its deadline a run that never ends by itself has returned."""
@@ -112,6 +156,62 @@ class Dayfly(Contender):
             raise RuntimeError(f"expected a time-out, not {result.outcome}: {result.stderr}")
         return late
 
+    def moving(self, megabytes: int) -> dict[str, float]:
+        """One run each, in ms: without a file, with one handed in, with one written, and with that
+        one fetched too."""
+        size = megabytes * 1_000_000
+        writes = f"open('a', 'wb').write(b'x' * {size})"
+        kinds: dict[str, Callable[[], Result]] = {
+            "none": lambda: self.sandbox.run("pass"),
+            "in": lambda: self.sandbox.run("pass", files={"a": b"x" * size}),
+            "written": lambda: self.sandbox.run(writes),
+            "out": lambda: self.sandbox.run(writes, fetch=("a",)),
+        }
+        took = {}
+        for name, run in kinds.items():
+            self.wait()
+            begun = time.perf_counter()
+            result = run()
+            took[name] = (time.perf_counter() - begun) * 1_000
+            if result.is_error or len(result.files.get("a", b"")) != (size if name == "out" else 0):
+                raise RuntimeError(f"{name}: {result.outcome}, files {[*result.files]}, {result.stderr}")
+        return took
+
+
+class DayflyJudge(Dayfly):
+    """`Sandbox.judge`: a session for each processor, a fresh process for each case."""
+
+    why = "one container for each processor, a fresh process for each case"
+
+    def judge(self, cases: int) -> float:
+        from dayfly.judge import Case
+
+        made = [Case(stdin=str(number), expected=str(number + 1)) for number in range(cases)]
+        self.wait()
+        begun = time.perf_counter()
+        told = self.sandbox.judge(self.code, made, concurrency=os.cpu_count() or 1)
+        took = time.perf_counter() - begun
+        if told.passed != cases:
+            raise RuntimeError(f"not all cases passed: {told.counts}")
+        return cases / took
+
+    def hold(self, cases: int, size: int) -> float:
+        """How many MB this process grows by at most, in a judging whose cases print `size` bytes
+        each."""
+        from dayfly.judge import Case, Verdict
+
+        from . import meters
+
+        made = [Case(expected="x") for _ in range(cases)]
+        self.wait()
+        gc.collect()
+        meters.reset_peak()
+        before = meters.status_kb("self", "VmRSS")
+        told = self.sandbox.judge(f"print('x' * {size - 1})", made, concurrency=os.cpu_count() or 1, stop=None)
+        if [case.verdict for case in told.cases] != [Verdict.WRONG_ANSWER] * cases:
+            raise RuntimeError(f"expected wrong answers, not {told.counts}")
+        return (meters.status_kb("self", "VmHWM") - before) / 1e3
+
 
 class DayflySession(Contender):
     """`Session.run`: a fresh process each, all in one container; a session for each caller."""
@@ -121,7 +221,7 @@ class DayflySession(Contender):
     def open(self, size: int) -> None:
         from dayfly import Sandbox
 
-        self.sandbox = Sandbox(pool_size=size, image=self.image)
+        self.sandbox = Sandbox(pool_size=size, image=self.image, preload=self.preload, memory_limit_mb=self.memory / 1e6)
         self.sandbox.initialize()
         self.sessions = [self.sandbox.session(max_runs=1_000_000, max_seconds=3_600) for _ in range(size)]
         for session in self.sessions:
@@ -133,7 +233,7 @@ class DayflySession(Contender):
     def once(self) -> None:
         session = self.sessions.pop()
         try:
-            check(session.run(CODE).stdout)
+            self.check(session.run(self.code).stdout)
         finally:
             self.sessions.append(session)
 
@@ -146,16 +246,27 @@ class BareHost(Contender):
     def open(self, size: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
         program = Path(self.folder.name, "main.py")
-        program.write_text(CODE)
-        # A version manager's `python3` is a script that starts another.
-        python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-        self.command = [python, "-u", str(program)]
+        program.write_text(self.code)
+        self.environment = os.environ | ({"PYTHONPATH": self.path} if self.path else {})
+        self.command = [bare_python(), "-u", str(program)]
 
     def close(self) -> None:
         self.folder.cleanup()
 
     def once(self) -> None:
-        check(subprocess.run(self.command, capture_output=True, text=True, check=True).stdout)
+        self.check(self._output(""))
+
+    def case(self, number: int) -> None:
+        if self._output(str(number)) != f"{number + 1}\n":
+            raise RuntimeError(f"a wrong answer to {number}")
+
+    def _output(self, stdin: str) -> str:
+        return subprocess.run(self.command, input=stdin, env=self.environment, capture_output=True, text=True, check=True).stdout
+
+
+def bare_python() -> str:
+    """The system's interpreter: a version manager's `python3` is a script that starts another."""
+    return "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 
 
 class Loop:
@@ -187,7 +298,9 @@ class DayflyAsync(Contender):
 
         self.loop = Loop()
         limits = Limits(stdout_bytes=64_000_000)
-        self.sandbox = AsyncSandbox(pool_size=size, image=self.image, limits=limits, timeout_ms=60_000, memory_limit_mb=MEMORY / 1e6)
+        self.sandbox = AsyncSandbox(
+            pool_size=size, image=self.image, preload=self.preload, limits=limits, timeout_ms=60_000, memory_limit_mb=self.memory / 1e6
+        )
         self.loop.call(self.sandbox.initialize())
 
     def close(self) -> None:
@@ -203,19 +316,19 @@ class DayflyAsync(Contender):
         async def timed() -> float:
             await self.full()
             begun = time.perf_counter()
-            check((await self.sandbox.run(CODE)).stdout)
+            self.check((await self.sandbox.run(self.code)).stdout)
             return (time.perf_counter() - begun) * 1_000
 
         return self.loop.call(timed())
 
     def once(self) -> None:
-        self.loop.call(self.sandbox.run(CODE))
+        self.loop.call(self.sandbox.run(self.code))
 
     def burst(self, runs: int) -> list[float]:
         """Start `runs` at once on a full pool; when each of them was done, in ms."""
 
         async def one(begun: float) -> float:
-            check((await self.sandbox.run(CODE)).stdout)
+            self.check((await self.sandbox.run(self.code)).stdout)
             return (time.perf_counter() - begun) * 1_000
 
         async def all_of_them() -> list[float]:
@@ -259,7 +372,7 @@ class DayflyAsync(Contender):
         `measured` runs, and of leaving it."""
 
         async def one() -> None:
-            await self.sandbox.run(CODE)
+            await self.sandbox.run(self.code)
 
         async def go() -> dict[str, float]:
             await self.full()
@@ -293,7 +406,7 @@ class DayflyAsync(Contender):
             cpu, walls = time.process_time(), []
             for _ in range(runs):
                 begun = time.perf_counter()
-                check((await self.sandbox.run(CODE)).stdout)
+                self.check((await self.sandbox.run(self.code)).stdout)
                 walls.append((time.perf_counter() - begun) * 1_000)
                 while (stats := self.sandbox.stats()).warm < self.sandbox.pool_size or stats.ending:
                     await asyncio.sleep(0.02)
@@ -386,10 +499,24 @@ class DockerRun(Contender):
     why = "a container per run"
 
     def once(self) -> None:
-        options = ["--network=none", "--memory=50000000", "--memory-swap=50000000", "--cpus=1", "--pids-limit=64", "--cap-drop=ALL"]
+        self.check(self._output(""))
+
+    def case(self, number: int) -> None:
+        if self._output(str(number)) != f"{number + 1}\n":
+            raise RuntimeError(f"a wrong answer to {number}")
+
+    def _output(self, stdin: str) -> str:
+        options = [
+            "--network=none",
+            f"--memory={self.memory}",
+            f"--memory-swap={self.memory}",
+            "--cpus=1",
+            "--pids-limit=64",
+            "--cap-drop=ALL",
+        ]
         options += ["--read-only", "--security-opt=no-new-privileges", "--log-driver=none"]
-        command = ["docker", "run", "--rm", *options, self.image, "python3", "-c", CODE]
-        check(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command = ["docker", "run", "--rm", "-i", *options, self.image, "python3", "-c", self.code]
+        return subprocess.run(command, input=stdin, check=True, capture_output=True, text=True).stdout
 
 
 class DockerPy(Contender):
@@ -415,7 +542,7 @@ class DockerPy(Contender):
             read_only=True,
             security_opt=["no-new-privileges"],
         )
-        check(said.decode())
+        self.check(said.decode())
 
 
 class Epicbox(Contender):
@@ -434,7 +561,7 @@ class Epicbox(Contender):
 
     def once(self) -> None:
         result = self.module.run("python", f"python3 -c '{CODE}'", limits={"memory": 50, "cputime": 10, "realtime": 10, "processes": 64})
-        check(result["stdout"].decode())
+        self.check(result["stdout"].decode())
 
 
 class LLMSandbox(Contender):
@@ -459,7 +586,7 @@ class LLMSandbox(Contender):
             workdir="/sandbox",
             runtime_configs=dict(LIMITS),
         ) as session:
-            check(session.run(CODE).stdout)
+            self.check(session.run(CODE).stdout)
 
     def close(self) -> None:
         self.client.close()
@@ -490,7 +617,7 @@ class LLMSandboxPool(LLMSandbox):
         from llm_sandbox.pool import PooledSandboxSession
 
         with PooledSandboxSession(pool_manager=self.pool, workdir="/sandbox") as session:
-            check(session.run(CODE).stdout)
+            self.check(session.run(CODE).stdout)
 
     def close(self) -> None:
         self.pool.close()
@@ -519,7 +646,7 @@ class Autogen(Contender):
         self.loop.call(self.executor.start())
 
     def once(self) -> None:
-        check(self.loop.call(self.executor.execute_code_blocks([self.block], self.token())).output)
+        self.check(self.loop.call(self.executor.execute_code_blocks([self.block], self.token())).output)
 
     def close(self) -> None:
         self.loop.call(self.executor.stop())
@@ -531,6 +658,7 @@ OURS: dict[str, type[Contender]] = {
     "dayfly": Dayfly,
     "dayfly async": DayflyAsync,
     "dayfly session": DayflySession,
+    "dayfly judge": DayflyJudge,
     "bare host": BareHost,
     "echo floor": Floor,
     "ceiling": Ceiling,
@@ -546,12 +674,6 @@ PEERS: dict[str, type[Contender]] = {
 }
 SINGLE_USE = ("docker run", "docker-py", "epicbox", "llm-sandbox")
 """The peers that start a container per run."""
-
-
-def check(said: str | None) -> None:
-    """A contender that did not do the work is not measured."""
-    if (said or "").strip() != "hi":
-        raise RuntimeError(f"expected the output 'hi', not {said!r:.300}")
 
 
 def sustain(contender: Contender, callers: int, warm_up: float, seconds: float) -> dict[str, float]:

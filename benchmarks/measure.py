@@ -1,4 +1,4 @@
-"""The eight measurements. Each takes a `Stage` with the contenders on it, and returns plain numbers
+"""The measurements. Each takes a `Stage` with the contenders on it, and returns plain numbers
 for the report.
 
 Contenders that are compared take turns, one run each and in an order that changes every round: what
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import select
 import subprocess
@@ -31,6 +32,16 @@ class Sizes:
     warm_rounds: int = 50
     peer_rounds: int = 16
     cold_rounds: int = 15
+    openings: tuple[int, ...] = (10, 50)
+    opening_rounds: int = 3
+    modules: tuple[str, ...] = ("numpy", "pandas")
+    preload_rounds: int = 30
+    file_mb: int = 3
+    file_rounds: int = 15
+    cases: int = 1_000
+    judge_rounds: int = 3
+    verdicts_of_20: int = 15
+    case_bytes: int = 1_000_000
     callers: tuple[int, ...] = (1, 4, 8, 16)
     peer_callers: int = 8
     throughput_rounds: int = 2
@@ -53,6 +64,15 @@ SMOKE = Sizes(
     warm_rounds=2,
     peer_rounds=1,
     cold_rounds=1,
+    openings=(2,),
+    opening_rounds=1,
+    modules=("json", "decimal"),
+    preload_rounds=2,
+    file_mb=1,
+    file_rounds=1,
+    cases=20,
+    judge_rounds=1,
+    verdicts_of_20=1,
     callers=(1, 2),
     peer_callers=2,
     throughput_rounds=1,
@@ -123,23 +143,41 @@ class Worker:
                 process.kill()
 
 
+@dataclass(frozen=True)
+class Images:
+    """Ids of images: the default one, the peers' form of it, one that has `Sizes.modules`, and one
+    with a newer Python (None: not measured)."""
+
+    default: str
+    peers: str
+    science: str
+    newer: str | None = None
+
+
 class Stage:
     """Who there is to measure, and how they are started. `failures` collects, by name, why a peer
-    could not be measured."""
+    could not be measured. `host_modules` is where the bare host's interpreter finds
+    `Sizes.modules`, None where it has them."""
 
-    def __init__(self, *, image: str, peers_image: str, peers_python: str | None, sizes: Sizes) -> None:
+    def __init__(self, *, images: Images, peers_python: str | None, host_modules: str | None, sizes: Sizes) -> None:
         self.sizes = sizes
         self.failures: dict[str, str] = {}
-        self._images = image, peers_image
+        self.images = images
+        self.host_modules = host_modules
         self._peers_python = peers_python
         self.peers = list(PEERS) if peers_python else []
 
     @contextlib.contextmanager
-    def on(self, name: str, size: int | None = 1) -> Iterator[Worker]:
-        """A contender, opened for `size` callers (None: not opened), and closed at the end."""
-        ours = name in OURS
-        worker = Worker(sys.executable if ours else str(self._peers_python), name, self._images[not ours])
+    def on(self, name: str, size: int | None = 1, *, image: str | None = None, **program: Any) -> Iterator[Worker]:
+        """A contender, opened for `size` callers (None: not opened), and closed at the end. `image`
+        is another than the default, `program` what `Contender.prepare` takes."""
+        kind, _, _ = name.partition(",")
+        ours = kind in OURS
+        default = self.images.default if ours else self.images.peers
+        worker = Worker(sys.executable if ours else str(self._peers_python), kind, image or default)
         try:
+            if program:
+                worker("prepare", **program)
             if size is not None:
                 worker("open", size=size)
             yield worker
@@ -157,6 +195,9 @@ class Stage:
             return None
 
 
+NEWER = "dayfly async, Python 3.13"
+
+
 def warm(stage: Stage) -> dict[str, list[float]]:
     """Latency of one run, in ms, of everybody."""
     ours = ["dayfly", "dayfly async", "dayfly session", "bare host", "echo floor"]
@@ -164,6 +205,9 @@ def warm(stage: Stage) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in ours}
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(stage.on(name)) for name in ours}
+        if stage.images.newer:
+            ours.append(NEWER)
+            workers[NEWER] = stack.enter_context(stage.on(NEWER, image=stage.images.newer))
         workers |= {name: worker for name in stage.peers if (worker := stage.tolerant(stack, name))}
         for worker in workers.values():
             with contextlib.suppress(Failed):  # it will say so again
@@ -185,10 +229,96 @@ def warm(stage: Stage) -> dict[str, list[float]]:
     return found
 
 
-def cold(stage: Stage) -> list[float]:
-    """From `initialize` to the first result, in ms."""
+def cold(stage: Stage) -> dict[str, list[float]]:
+    """In ms: from `initialize` to the first result, "1", and how long `initialize` of larger pools
+    takes, by their size."""
+    sizes = stage.sizes
     with stage.on("dayfly", None) as worker:
-        return [_after_settling(worker, "cold") for _ in range(stage.sizes.cold_rounds)]
+        found = {"1": [_after_settling(worker, "cold") for _ in range(sizes.cold_rounds)]}
+        for size in sizes.openings:
+            found[str(size)] = [_after_settling(worker, "opening", size=size) for _ in range(sizes.opening_rounds)]
+    return found
+
+
+def preload(stage: Stage) -> dict[str, Any]:
+    """A program that imports `Sizes.modules`: its latency in ms, in turns with one that does not;
+    and the memory of an idle container with them and without."""
+    sizes = stage.sizes
+    importing = {"code": f"import {', '.join(sizes.modules)}\nprint('hi')", "says": "hi", "memory": SCIENCE_MEMORY}
+    preloading = {**importing, "preload": sizes.modules}
+    plain = {**importing, "code": "print('hi')"}
+    ways = {
+        "dayfly async, no import": plain,
+        "dayfly async, preloaded": preloading,
+        "dayfly session, no import": plain,
+        "dayfly session, preloaded": preloading,
+        "dayfly async, imported": importing,
+        "bare host, imported": {**importing, "path": stage.host_modules},
+    }
+    order = random.Random(7)
+    latency: dict[str, list[float]] = {name: [] for name in ways}
+    with contextlib.ExitStack() as stack:
+        workers = {name: stack.enter_context(stage.on(name, image=stage.images.science, **program)) for name, program in ways.items()}
+        for worker in workers.values():
+            worker("sample")
+        for _ in range(sizes.preload_rounds):
+            for name in order.sample([*ways], len(ways)):
+                latency[name].append(_after_settling(workers[name], "sample"))
+        idle = {name: workers[f"dayfly async, {name}"]("footprint") for name in ("no import", "preloaded")}
+    return {"modules": sizes.modules, "latency": latency, "idle": idle}
+
+
+SCIENCE_MEMORY = 256_000_000
+
+
+def files(stage: Stage) -> dict[str, Any]:
+    """Runs with a file of so many MB handed in, written, and fetched, in ms; and without."""
+    found: dict[str, Any] = {"megabytes": stage.sizes.file_mb}
+    with stage.on("dayfly") as worker:
+        for _ in range(stage.sizes.file_rounds):
+            for name, took in _after_settling(worker, "moving", megabytes=stage.sizes.file_mb).items():
+                found.setdefault(name, []).append(took)
+    return found
+
+
+SHARE = {"dayfly": 10, "docker run": 50}
+"""One case of so many is run where a container is made for each: it takes long."""
+
+
+def judging(stage: Stage) -> dict[str, Any]:
+    """Cases per second of one program with an input for each, in turns: plain, and importing the
+    first of `Sizes.modules`, preloaded. How long a verdict of 20 cases takes, in ms. What the
+    host's process grows by, in MB, where each case prints a lot."""
+    sizes = stage.sizes
+    module, processors = sizes.modules[0], os.cpu_count() or 1
+    code = "print(int(input()) + 1)"
+    names = ["dayfly judge", "bare host", "dayfly", *(["docker run"] if stage.peers else [])]
+    found: dict[str, Any] = {"module": module}
+    for kind, program in {
+        "plain": {"code": code, "says": ""},
+        "importing": {
+            "code": f"import {module}\n{code}",
+            "says": "",
+            "preload": [module],
+            "memory": SCIENCE_MEMORY,
+            "path": stage.host_modules,
+        },
+    }.items():
+        image = None if kind == "plain" else stage.images.science
+        rates: dict[str, list[float]] = {name: [] for name in names}
+        with contextlib.ExitStack() as stack:
+            workers = {name: stack.enter_context(stage.on(name, processors, image=image, **program)) for name in names}
+            for _ in range(sizes.judge_rounds):
+                for name, worker in workers.items():
+                    share = SHARE.get(name, 1 if kind == "plain" or name == "dayfly judge" else 10)
+                    cases = max(2 * processors, sizes.cases // sizes.judge_rounds // share)
+                    rates[name].append(_after_settling(worker, "judge", cases=cases))
+            if kind == "plain":
+                judge = workers["dayfly judge"]
+                found["twenty_ms"] = [20_000 / _after_settling(judge, "judge", cases=20) for _ in range(sizes.verdicts_of_20)]
+                found["hold_mb"] = judge("hold", cases=sizes.cases, size=sizes.case_bytes)
+        found[kind] = rates
+    return found
 
 
 def throughput(stage: Stage) -> dict[str, dict[str, list[dict[str, float]]]]:
@@ -302,6 +432,9 @@ SECTIONS = {
     "streams": streams,
     "footprint": footprint,
     "growth": growth,
+    "preload": preload,
+    "files": files,
+    "judging": judging,
 }
 
 

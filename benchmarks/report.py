@@ -9,7 +9,11 @@ from typing import Any
 from .contenders import OURS, PEERS, SINGLE_USE
 
 Found = dict[str, Any]
-WHY = {name: kind.why for name, kind in {**OURS, **PEERS}.items()}
+
+
+def why(name: str) -> str:
+    """What a reader must know of a contender; its name may say more after a comma."""
+    return {**OURS, **PEERS}[name.partition(",")[0]].why
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -76,6 +80,26 @@ def targets(found: Found) -> list[Target]:
             made.append(Target("idle container, in its cgroup", charged / 1e6, 8, " MB"))
         made.append(Target(f"idle container, the machine's memory (of {largest})", _each(pools, largest), 12, " MB"))
         made.append(Target("import dayfly", median(memory["import_ms"]), 90, " ms"))
+    if preload := found.get("preload"):
+        latency, modules = preload["latency"], ", ".join(preload["modules"])
+        for way, most in (("dayfly async", 1.5), ("dayfly session", 2)):
+            ratio = median(latency[f"{way}, preloaded"]) / median(latency[f"{way}, no import"])
+            made.append(Target(f"{way}: {modules} preloaded / no import", ratio, most, "x"))
+    if judging := found.get("judging"):
+        plain, importing = judging["plain"], judging["importing"]
+        made += [
+            Target("judge, cases a second", median(plain["dayfly judge"]), 300, "", least=True),
+            Target("judge / python3 on the bare host", median(plain["dayfly judge"]) / median(plain["bare host"]), 2, "x", least=True),
+            Target(
+                f"judge / bare host, {judging['module']} preloaded",
+                median(importing["dayfly judge"]) / median(importing["bare host"]),
+                10,
+                "x",
+                least=True,
+            ),
+            Target("a verdict of 20 cases", median(judging["twenty_ms"]), 120, " ms"),
+            Target("host's memory, cases of 1 MB output each", judging["hold_mb"], 100, " MB"),
+        ]
     if growth := found.get("growth"):
         costs = [row["host_ms"] for size, row in growth.items() if size.isdigit()]
         made.append(Target("host CPU per run, largest pool / smallest", costs[-1] / costs[0], 1.1, "x"))
@@ -130,14 +154,16 @@ def _rows(title: str, head: str, rows: Sequence[str]) -> str:
 def _warm(warm: dict[str, list[float]]) -> str:
     ours = median(warm["dayfly"])
     rows = [
-        f"{name} | {median(values):,.1f} | {quantile(values, 0.95):,.1f} | {median(values) / ours:,.2f}x | {len(values)} | {WHY[name]}"
+        f"{name} | {median(values):,.1f} | {quantile(values, 0.95):,.1f} | {median(values) / ours:,.2f}x | {len(values)} | {why(name)}"
         for name, values in sorted(warm.items(), key=lambda item: median(item[1]))
     ]
     return _rows('## `print("hi")`, one at a time: ms from call to result', "who | median | p95 | of dayfly's | runs | what", rows)
 
 
-def _cold(cold: list[float]) -> str:
-    return f"From `initialize` to the first result: median {median(cold):,.0f} ms, p95 {quantile(cold, 0.95):,.0f} ms."
+def _cold(cold: dict[str, list[float]]) -> str:
+    first, *larger = cold.items()
+    text = f"From `initialize` to the first result: median {median(first[1]):,.0f} ms, p95 {quantile(first[1], 0.95):,.0f} ms."
+    return text + "".join(f" `initialize` of {size}: median {median(values):,.0f} ms." for size, values in larger)
 
 
 def _throughput(sustained: dict[str, dict[str, list[dict[str, float]]]]) -> str:
@@ -145,7 +171,7 @@ def _throughput(sustained: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     for name, by_callers in sustained.items():
         for callers, windows in sorted(by_callers.items(), key=lambda item: int(item[0])):
             numbers = f"{rate(windows):.2f} | {rate(windows, 'machine_ms'):.0f} | {rate(windows, 'own_ms'):.1f}"
-            rows.append(f"{name} | {callers} | {numbers} | {WHY[name]}")
+            rows.append(f"{name} | {callers} | {numbers} | {why(name)}")
     return _rows("## Sustained throughput", "who | callers | runs/s | machine's CPU ms/run | own process's | what", rows)
 
 
@@ -195,6 +221,46 @@ def _growth(growth: dict[str, Any]) -> str:
     )
 
 
+def _preload(preload: dict[str, Any]) -> str:
+    modules = ", ".join(preload["modules"])
+    rows = [
+        f"{name} | {median(values):,.1f} | {quantile(values, 0.95):,.1f} | {len(values)}"
+        for name, values in sorted(preload["latency"].items(), key=lambda item: median(item[1]))
+    ]
+    idle = [
+        f"{name} | {(row['cgroup_bytes'] or 0) / 1e6:.1f} | {row['container_pss_kb'] / 1e3:.1f}" for name, row in preload["idle"].items()
+    ]
+    return (
+        _rows(f"## `import {modules}; print('hi')`: ms from call to result", "who | median | p95 | runs", rows)
+        + "\n\n"
+        + _rows("### An idle container, MB", "with | its cgroup | its processes (PSS)", idle)
+    )
+
+
+def _files(files: dict[str, Any]) -> str:
+    size = files["megabytes"]
+    into, out = ((median(files[name]) - median(files[other])) / size for name, other in (("in", "none"), ("out", "written")))
+    return (
+        f"## Files\n\nA file of {size} MB: {into:.1f} ms for each MB that is handed in, {out:.1f} ms for each that is fetched."
+        f" Medians: a run without a file {median(files['none']):.1f} ms, with it handed in {median(files['in']):.1f},"
+        f" with it written {median(files['written']):.1f}, and fetched {median(files['out']):.1f}."
+    )
+
+
+def _judging(judging: dict[str, Any]) -> str:
+    parts = []
+    for kind, title in (("plain", "`print(int(input()) + 1)`"), ("importing", f"the same after `import {judging['module']}`")):
+        rates = judging[kind]
+        bare = median(rates["bare host"])
+        rows = [f"{name} | {median(values):,.1f} | {median(values) / bare:.2f}x | {why(name)}" for name, values in rates.items()]
+        parts.append(_rows(f"## Judging {title}", "who | cases a second | of the bare host's | what", rows))
+    parts.append(
+        f"A verdict of 20 cases: median {median(judging['twenty_ms']):.0f} ms, p95 {quantile(judging['twenty_ms'], 0.95):.0f} ms."
+        f" With 1 MB of output from each case, the host's process grows by {judging['hold_mb']:.0f} MB."
+    )
+    return "\n\n".join(parts)
+
+
 _DESCRIBED = {
     "warm": _warm,
     "cold": _cold,
@@ -204,6 +270,9 @@ _DESCRIBED = {
     "streams": _streams,
     "footprint": _footprint,
     "growth": _growth,
+    "preload": _preload,
+    "files": _files,
+    "judging": _judging,
 }
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = ("warm", "cold", "throughput", "burst", "timeouts", "streams", "footprint", "growth")
+SECTIONS = ("warm", "cold", "throughput", "burst", "timeouts", "streams", "footprint", "growth", "preload", "files", "judging")
 
 
 @pytest.mark.timeout(300)
 def test_the_benchmark_runs_to_its_end(tmp_path: Path, image: str) -> None:
     # Without peers, which come from the package index.
-    command = [sys.executable, "-m", "benchmarks", "--smoke", "--no-peers", "--out", str(tmp_path), "--image", image]
+    images = ["--image", image, "--science-image", image, "--no-newer"]
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--no-peers", "--out", str(tmp_path), *images]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
