@@ -235,15 +235,16 @@ def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> "list
         changed = [f"{what} {before[what]} is now {after[what]}" for what in before if before[what] != after[what]]
         if changed:
             raise ImportError(f"preload of {name}: a program cannot be given what it leaves behind: {'; '.join(changed)}")
+    gc.collect()  # whose finalizers may print
     for file, stream in enumerate(streams):
         os.dup2(stream, file)
         os.close(stream)
-    gc.collect()
     _end.arm(end, modules)
     generators = _generators(modules)
     # What is there stays out of the collector's way: it would write to every page that is shared,
-    # and take its time at the end.
-    gc.freeze()
+    # and take its time at the end. But it would not find a finalizer in a cycle either.
+    if not _end.has_finalizers():
+        gc.freeze()
     gc.enable()
     return generators
 

@@ -39,12 +39,16 @@ LOUD = {
 }
 """Modules after whose import the end is the full one."""
 
-QUIET = "numpy/", "pandas/", "dateutil/", "pytz/", "six.py"
-"""What may be imported from outside the standard library: it adds no audit hook, and the end of its
-objects in C does nothing."""
+QUIET = "numpy/", "pandas/", "dateutil/", "pytz/", "six.py", "sandbox.py", "_distutils_hack/"
+"""What may be imported from outside the standard library, before the program or by it: it adds no
+audit hook, and the end of its objects in C does nothing. `_distutils_hack` is imported at each
+start where setuptools is installed."""
 
 AT_START = {"DONTWRITEBYTECODE", "HASHSEED", "HOME", "IOENCODING", "NOUSERSITE", "PATH", "PYCACHEPREFIX", "SAFEPATH", "UNBUFFERED", "UTF8"}
 """Variables PYTHON... of the environment that do nothing at the end."""
+
+_IMMUTABLE, _HEAP = 1 << 8, 1 << 9
+"""Flags of a class: its attributes cannot be set; it was made by code, not by C at the start."""
 
 MOST = 20000
 """New objects, above which looking at them costs as much as their end."""
@@ -67,15 +71,68 @@ def register() -> "list[Any]":
 def arm(steps: "list[Any]", modules: "set[str]") -> None:
     """Note what is here before the program; `modules` are the names of what it is to find."""
     steps.clear()
-    if not _possible() or not LOUD.isdisjoint(modules - {"gc", "runpy"}):
+    if not _possible() or not LOUD.isdisjoint(modules - {"gc", "runpy"}) or has_finalizers():
         return
     import gc
 
+    is_known = _known()
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in modules]
+    if not all([file is None or is_known(file) for file in files]):
+        return
     enabled = gc.isenabled()
     gc.disable()  # the times of its collections are the program's to see
     steps += _steps(modules)
     if enabled:
         gc.enable()
+
+
+def has_finalizers() -> bool:
+    """Tell whether the end of what is here runs Python code, other than the standard library's and
+    that of QUIET."""
+    import gc
+
+    is_known = _known()
+    codes = [_last_code(o) for o in _own(gc.get_objects()).values()]
+    return not all([code is None or is_known(code.co_filename) for code in codes])
+
+
+def _last_code(o: "Any") -> "Any":
+    """Return the code that the end of an object runs, None if there is none."""
+    for name in ("gi_code", "cr_code", "ag_code"):
+        if hasattr(type(o), name):
+            return getattr(o, name)  # which may be in a `try`
+    called = o.__callback__ if issubclass(type(o), _ref()) else type(o).__del__
+    return None if type(called) in (type(len), type(str.__add__)) else getattr(called, "__code__", has_finalizers.__code__)
+
+
+def _ref() -> "Any":
+    import _weakref
+
+    return _weakref.ref
+
+
+def _own(here: "list[Any]") -> "dict[int, Any]":
+    """Return what is here with a finalizer or a callback."""
+    ref = _ref()
+    types = [*map(type, here)]
+    numbers = [*map(id, types)]
+    kinds = dict(zip(numbers, types))
+    last = {number for number, kind in kinds.items() if any(["__del__" in base.__dict__ for base in kind.__mro__])}
+    refs = {number for number, kind in kinds.items() if ref in kind.__mro__}
+    return {id(o): o for o, number in zip(here, numbers) if number in last or (number in refs and o.__callback__ is not None)}
+
+
+def _known() -> "Callable[[str], bool]":
+    library, packages, quiet = _places()
+    return lambda file: file.startswith((*quiet, "<frozen ")) or (file.startswith(library) and not file.startswith(packages))
+
+
+def _places() -> "tuple[str, tuple[str, ...], tuple[str, ...]]":
+    """Return the folder of the standard library, those of packages, and where QUIET is."""
+    import os
+
+    packages = tuple([path + "/" for path in sys.path if path.endswith("-packages")])
+    return os.path.dirname(os.__file__) + "/", packages, tuple([path + name for path in packages for name in QUIET])
 
 
 def look_at(code: bytes) -> None:
@@ -105,12 +162,11 @@ def _steps(modules: "set[str]") -> "list[Any]":
     import _weakref
     import builtins
     import gc
-    import os
+    import marshal
 
-    mro, attributes = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
+    mro, attributes, flags = [type.__dict__[name].__get__ for name in ("__mro__", "__dict__", "__flags__")]
     callback = _weakref.ref.__dict__["__callback__"].__get__
-    library = os.path.dirname(os.__file__) + "/"
-    packages = tuple([path + "/" for path in sys.path if path.endswith("-packages")])
+    library, packages, quiet = _places()
     here = gc.get_objects()
     second = gc.get_objects(1)
     coroutine = _coroutine()
@@ -127,10 +183,15 @@ def _steps(modules: "set[str]") -> "list[Any]":
         "most": MOST,
         "library": library,
         "packages": packages,
-        "quiet": tuple([path + name for path in packages for name in QUIET]),
-        "quiet_files": (library + "weakref.py", library + "_weakrefset.py", library + "logging/__init__.py"),
-        "out": sys.stdout,
-        "err": sys.stderr,
+        "quiet": quiet,
+        "cached": None if sys.pycache_prefix else f"{sys.implementation.cache_tag}.pyc",
+        "load": marshal.loads,
+        "codes": {},
+        "parts_of_code": [part for part in _PARTS_OF_CODE if hasattr(_steps.__code__, part)],
+        "constants": (type(None), bool, int, float, str, bytes, type(_steps.__code__)),
+        "streams": [("stdout", sys.stdout, sys.stdout.buffer), ("stderr", sys.stderr, sys.stderr.buffer)],
+        "attributes_of_streams": [(found, [*found]) for found in _attributes_of_streams()],
+        "Code": type(_steps.__code__),
         "Module": type(sys),
         "Function": type(_steps),
         "Builtin": type(len),
@@ -146,23 +207,30 @@ def _steps(modules: "set[str]") -> "list[Any]":
         "proxies": (_weakref.ProxyType, _weakref.CallableProxyType),
         "mro": mro,
         "attributes": attributes,
+        "flags": flags,
+        "heap": _HEAP,
+        "collected": 1 << 14,  # Py_TPFLAGS_HAVE_GC
         "callback": callback,
         "getframe": sys._getframe,  # noqa: SLF001 - it is documented, underscore and all
         "get_ident": _thread.get_ident,
         "ident": _thread.get_ident(),
         "count_threads": _thread._count,  # noqa: SLF001 - threads that Python has started
         "gc_lists": (gc.callbacks, gc.garbage),
+        "collects": gc.isenabled,
+        "collect_not": gc.disable,
+        "collect_again": gc.enable,
         "get_debug": gc.get_debug,
         "get_stats": gc.get_stats,
         "get_objects": gc.get_objects,
         "freeze": gc.freeze,
+        "count_frozen": gc.get_freeze_count,
+        "frozen": gc.get_freeze_count(),
         "default_filters": _warnings.filters,  # what warnings.filters begins as
         "filters": list(sys.modules.get("warnings", _warnings).filters),
         # Their ids must not become others', so they are kept.
-        "own": {
-            id(o): o for o in here if _finalizer(o, mro, attributes) or (issubclass(type(o), _weakref.ref) and callback(o) is not None)
-        },
-        "classes": _changeable(here, mro, attributes),
+        "own": _own(here),
+        "finalizing": {id(o) for o in here if issubclass(type(o), type) and type(o.__dict__.get("__del__")) is type(_steps)},
+        "classes": [(kind, mro(kind)) for kind in _changeable(here)],
         "marker": second[-1] if second else None,
         "position": len(second),
         "collections": [generation["collections"] for generation in gc.get_stats()[1:]],
@@ -181,26 +249,38 @@ def _steps(modules: "set[str]") -> "list[Any]":
     return steps
 
 
+_PARTS_OF_CODE = "co_name", "co_qualname", "co_code", "co_linetable", "co_exceptiontable"
+
+
+def _attributes_of_streams() -> "list[dict[str, Any]]":
+    """Return those of the standard streams, and of what is below them."""
+    found = []
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        below: Any = stream
+        while below is not None:
+            found.append(below.__dict__)
+            below = getattr(below, "buffer", None) or getattr(below, "raw", None)
+    return found
+
+
 async def _coroutine() -> None: ...
 
 
-def _finalizer(o: object, mro: "Callable[[type], tuple[type, ...]]", attributes: "Callable[[type], Any]") -> bool:
-    return any("__del__" in attributes(kind) for kind in mro(type(o)))
-
-
-def _changeable(here: "list[Any]", mro: "Callable[[type], tuple[type, ...]]", attributes: "Callable[[type], Any]") -> "list[type]":
-    """Return the classes, made by code, of the objects that could get a finalizer by them.
+def _changeable(here: "list[Any]") -> "list[type]":
+    """Return the classes of what is here that could give it a finalizer, or another base.
 
     Not all classes: to look at one writes to its page, which the fork shares.
     """
-    kinds = {id(base): base for kind in set(map(type, here)) for base in mro(kind)}
-    return [kind for kind in kinds.values() if "__del__" not in attributes(kind) and kind.__flags__ & 1 << 9]
+    kinds = {id(kind): kind for kind in map(type, here)}
+    bases = {id(base): base for kind in kinds.values() for base in kind.__mro__}
+    return [base for base in bases.values() if "__del__" not in base.__dict__ and base.__flags__ & (_HEAP | _IMMUTABLE) == _HEAP]
 
 
 if TYPE_CHECKING:
     # The namespace in which `_end` runs.
     Builtin: Any
     BytesIO: Any
+    Code: Any
     Coroutine: Any
     File: Any
     Function: Any
@@ -212,23 +292,36 @@ if TYPE_CHECKING:
     ref: Any
     Buffered: tuple[type, ...]
     attributes: Callable[[type], Any]
+    attributes_of_streams: list[tuple[dict[str, Any], list[str]]]
     builtins_dict: dict[str, Any]
     callback: Callable[[object], Any]
-    classes: list[type]
+    cached: str | None
+    classes: list[tuple[type, tuple[type, ...]]]
+    codes: dict[str, list[Any]]
+    collect_again: Callable[[], None]
+    collect_not: Callable[[], None]
+    collects: Callable[[], bool]
     collections: list[int]
+    collected: int
+    constants: tuple[type, ...]
+    count_frozen: Callable[[], int]
     count_threads: Callable[[], int]
     default_filters: list[Any]
-    err: Any
     filters: list[Any]
+    finalizing: set[int]
+    flags: Callable[[type], int]
     freeze: Callable[[], None]
+    frozen: int
     gc_lists: tuple[list[Any], list[Any]]
     get_debug: Callable[[], int]
     get_ident: Callable[[], int]
     get_objects: Callable[..., list[Any]]
     get_stats: Callable[[], list[dict[str, int]]]
     getframe: Callable[[int], Any]
+    heap: int
     ident: int
     library: str
+    load: Callable[[bytes], Any]
     inner: dict[str, type]
     loud: set[str]
     main: ModuleType
@@ -237,47 +330,88 @@ if TYPE_CHECKING:
     most: int
     mro: Callable[[type], tuple[type, ...]]
     names: set[str]
-    out: Any
     own: dict[int, object]
     packages: tuple[str, ...]
+    parts_of_code: list[str]
     position: int
     proxies: tuple[type, type]
     quiet: tuple[str, ...]
-    quiet_files: tuple[str, ...]
+    streams: list[tuple[str, Any, Any]]
     sys_dict: dict[str, Any]
 
 
-def _end() -> None:  # noqa: C901 - one code object
-    """Shorten the end, or change nothing. No class of the program is hashed or compared.
+def _end() -> None:  # noqa: C901, PLR0915 - one code object
+    """Shorten the end, or change nothing. Nothing of the program is called.
 
-    A metaclass could tell.
+    So none of its classes is hashed or compared, which its metaclass could tell; and no key is
+    looked up beside one that could compare itself.
     """
 
+    def keys_are_plain(found: "Any") -> bool:
+        return [*map(id, map(type, found))].count(id(str)) == len(found)
+
+    def keys(spaces: "list[Any]") -> "list[Any]":
+        found: list[Any] = []
+        for space in spaces:
+            found.extend(space)
+        return found
+
     def as_before() -> bool:
-        if get_ident() != ident or count_threads() or get_debug() or any(gc_lists):
+        if get_ident() != ident or count_threads() or get_debug() or any(gc_lists) or not keys_are_plain(sys_dict):
             return False
         # What is flushed from here on is these two, in C, and writes nothing.
-        for stream, name in ((out, "stdout"), (err, "stderr")):
-            if sys_dict[name] is not stream or sys_dict[f"__{name}__"] is not stream or not (stream.closed or stream.write_through):
+        for name, stream, buffer in streams:
+            if sys_dict[name] is not stream or sys_dict[f"__{name}__"] is not stream or stream.buffer is not buffer:
                 return False
+            if not (stream.closed or stream.write_through):
+                return False
+        # Another attribute could be `flush`. The one that is named is of a closed stream.
+        for found, before in attributes_of_streams:
+            for name in found:
+                if not any([name is known for known in before]) and (type(name) is not str or name != "__IOBase_closed"):
+                    return False
         # A finalizer in C may warn; these filters let nobody know.
         warnings = modules.get("warnings")
-        now = default_filters if warnings is None else warnings.__dict__["filters"] if type(warnings) is Module else None
+        now = default_filters
+        if warnings is not None:
+            if type(warnings) is not Module or not keys_are_plain(warnings.__dict__):
+                return False
+            now = warnings.__dict__["filters"]
         if type(now) is not list or [*map(id, now)] != [*map(id, filters)]:
             return False
-        return not any(["__del__" in attributes(kind) for kind in classes])
+        return not any([mro(kind) is not before or "__del__" in attributes(kind) for kind, before in classes])
 
     def modules_are_known() -> bool:
-        if sys_dict["modules"] is not modules or any([type(name) is not str for name in modules]) or modules["__main__"] is not main:
+        if sys_dict["modules"] is not modules or modules["__main__"] is not main:
             return False
         new = modules.keys() - names
         if not loud.isdisjoint(new) or ("ctypes" in new and "numpy" not in modules):
             return False
-        loaded = [modules[name] for name in new]
-        return all([type(module) is not Module or is_known(module.__dict__.get("__file__", library)) for module in loaded])
+        spaces = [module.__dict__ for module in [modules[name] for name in new] if type(module) is Module]
+        return keys_are_plain(keys(spaces)) and all([is_known(space.get("__file__", library)) for space in spaces])
 
     def is_known(file: object) -> bool:
         return type(file) is str and (file.startswith(quiet) or (file.startswith(library) and not file.startswith(packages)))
+
+    def is_of_its_file(code: "Any") -> bool:
+        # A program can name any file as its code's: so the file is asked.
+        file = code.co_filename
+        if cached is None or not is_known(file):
+            return False
+        # Those that could compare or hash themselves.
+        parts = [getattr(code, part) for part in parts_of_code]
+        if any([type(part) is not str and type(part) is not bytes for part in parts]):
+            return False
+        if any([not any([type(const) is kind for kind in constants]) for const in code.co_consts]):
+            return False
+        if file not in codes:
+            folder, _, name = file.rpartition("/")
+            with File(f"{folder}/__pycache__/{name[:-2]}{cached}") as compiled:
+                found = [load(compiled.readall()[16:])]
+            for one in found:
+                found += [const for const in one.co_consts if type(const) is Code]
+            codes[file] = found
+        return code in codes[file]
 
     def new_objects() -> "list[Any]":
         # Behind the marker, if no collection has moved them on. Else all is looked at.
@@ -309,38 +443,61 @@ def _end() -> None:  # noqa: C901 - one code object
             if any([type(o) is kind for kind in Buffered]):
                 o = o.raw
             return type(o) is File and o.closed
-        if asked == "ref":
-            called = callback(o)
-            if called is None or (type(called) is Builtin and type(called.__self__) is inner.get(called.__name__)):
-                return True
-            return type(o) is ref and type(called) is Function and called.__code__.co_filename in quiet_files
-        if asked == "class":
-            # The collector does not know the objects of every class.
-            called = attributes(o).get("__del__")
-            if called is None or type(called) is Slot:
-                return True
-            return type(called) is Function and is_known(called.__code__.co_filename) and bool(o.__flags__ & 1 << 14)
-        return False
+        if asked == "proxy":
+            return False
+        called = callback(o)
+        if called is None:
+            return True
+        if type(called) is Builtin:
+            return type(called.__self__) is inner.get(called.__name__)
+        if type(o) is not ref or type(called) is not Function or any([type(default) is not ref for default in called.__defaults__ or ()]):
+            return False
+        return is_of_its_file(called.__code__)
+
+    def are_silent(classes: "list[type]") -> bool:
+        if not keys_are_plain(keys([attributes(kind) for kind in classes])):
+            return False
+        finalizers = [(kind, attributes(kind)["__del__"]) for kind in classes if "__del__" in attributes(kind)]
+        finalizers = [(kind, called) for kind, called in finalizers if type(called) is not Slot]
+        if not finalizers and not (finalizing and any([id(base) in finalizing for kind in classes for base in mro(kind)])):
+            return True
+        # An object from before may have such a class by now. Not every object is found.
+        last = finalizing | {id(kind) for kind, _ in finalizers}
+        kinds = [*map(type, get_objects())]
+        bases = [base for kind in dict(zip(map(id, kinds), kinds)).values() for base in mro(kind)]
+        found = count_frozen() == frozen and all([flags(kind) & collected for kind, _ in finalizers])
+        return found and not any([id(base) in last for base in bases])
 
     def all_are_silent(objects: "list[Any]") -> bool:
         kinds = [*map(type, objects)]
         numbers = [*map(id, kinds)]
-        asked = {number: question(kind) for number, kind in dict(zip(numbers, kinds)).items()}
-        return all([is_silent(o, asked[number]) for o, number in zip(objects, numbers) if asked[number] and id(o) not in own])
+        by_number = dict(zip(numbers, kinds))
+        bases = {id(base): base for kind in by_number.values() for base in mro(kind) if flags(base) & heap}
+        if not keys_are_plain(keys([attributes(base) for base in bases.values()])):
+            return False
+        asked = {number: question(kind) for number, kind in by_number.items()}
+        found = [(o, asked[number]) for o, number in zip(objects, numbers) if asked[number] and id(o) not in own]
+        classes = [o for o, what in found if what == "class"]
+        return are_silent(classes) and all([is_silent(o, what) for o, what in found if what != "class"])
 
     try:
-        try:
-            getframe(1)
-            return  # somebody has called the callbacks before the end
-        except ValueError:
-            pass
-        if not (as_before() and modules_are_known()):
+        getframe(1)
+        return  # somebody has called the callbacks before the end
+    except ValueError:
+        pass
+    collecting = collects()
+    collect_not()  # the program's finalizers are not to run here
+    try:
+        if not (keys_are_plain(modules) and as_before() and modules_are_known()):
             return
         objects = new_objects()
         if len(objects) > most or not all_are_silent(objects):
             return
     except BaseException:
         return
+    finally:
+        if collecting:
+            collect_again()
     kept = [*modules.values(), *sys_dict.values(), *builtins_dict.values()]
     kept.append(kept)
     freeze()

@@ -172,3 +172,52 @@ def test_all_in_sessions(preload: list[str], session: Callable[..., Any], teller
             wrong.append((name, *outcomes))
     assert not wrong, wrong
     assert not SHORT or short > len(PROGRAMS) / 3
+
+
+PRELOADED = {
+    "nothing to notice": ("value = [1, 2]", "full"),
+    "a finalizer": ("import other\nlast = other.Last()", "full"),
+    "a finalizer in a cycle": ("import other\nlast = other.Last()\nlast.itself = last", "full"),
+    "a callback of a weak reference": (
+        "import os, weakref\nclass A: pass\na = A()\nr = weakref.ref(a, lambda r, write=os.write: write(1, b'gone\\n'))",
+        "full",
+    ),
+    "a generator with finally": (
+        "import os\ndef f(write=os.write):\n    try:\n        yield\n    finally:\n        write(1, b'closed\\n')\ng = f()\nnext(g)",
+        "full",
+    ),
+    "a metaclass that cannot be hashed": ("class Meta(type):\n    __hash__ = None\nclass A(metaclass=Meta): pass\na = A()", "full"),
+}
+OTHER = """
+import os
+class Last:
+    def __del__(self, write=os.write):
+        write(1, b"gone\\n")
+"""
+
+
+@pytest.mark.parametrize("name", PRELOADED)
+def test_what_a_preloaded_module_has_ends_as_plain(
+    name: str, python: Path, start: Callable[..., Any], teller: None, told: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    code, end = PRELOADED[name]
+    (packages,) = python.parents[1].glob("lib/python3*/site-packages")
+    (packages / "other.py").write_text(OTHER)
+    (packages / "mine.py").write_text(code + "\n")
+    program = "import mine\nprint('hi')\n"
+    try:
+        (tmp_path / "main.py").write_text(program)
+        expected = subprocess.run(
+            [str(python), "-u", "main.py"], check=True, cwd=tmp_path, env=environment, capture_output=True, timeout=60
+        )
+        told.write_text("")
+        runner = start()
+        runner.hello(preload=["mine"])
+        runner.run(program)
+        runner.started()
+        ended = runner.finish()
+        assert (ended.exit["exit_code"], ended.stdout, ended.stderr) == (0, expected.stdout, expected.stderr)
+        assert told.read_text().split() == [end]
+    finally:
+        (packages / "other.py").unlink()
+        (packages / "mine.py").unlink()

@@ -63,13 +63,21 @@ def test_a_module_that_is_not_there(start: Callable[..., Any]) -> None:
     assert "preload of not.there: ModuleNotFoundError" in runner.finish().error
 
 
+GARBAGE = """
+class Last:
+    def __del__(self):
+        print("loud")
+last = Last()
+last.itself = last
+del last
+"""
 FACTS = "import sys; print('json' in sys.modules, 'quiet' in sys.modules, __import__('quiet').value, 'dayfly_runner' in sys.modules, '_ctypes' in sys.modules)"
 
 
 def test_the_modules_are_there_and_what_they_print_is_not(
     session: Callable[..., Any], start: Callable[..., Any], module: Callable[[str, str], None]
 ) -> None:
-    module("quiet", "import sys, os; print('loud'); os.write(2, b'loud' * 100_000); value = 5; finder = sys.path")
+    module("quiet", "import sys, os; print('loud'); os.write(2, b'loud' * 100_000); value = 5; finder = sys.path\n" + GARBAGE)
     alone = start()
     assert alone.hello(preload=["json", "quiet"])["preloaded"] == ["json", "quiet"]
     alone.run(FACTS)
