@@ -107,6 +107,8 @@ class Ledger:
         self.max_wait = max_wait
         self.refill_delay = refill_delay
         self.closed = False
+        self.closed_by: BaseException | None = None
+        """The error that closed it, if it was one."""
         self.became_warm = 0
         """Workers that became warm."""
         self.failed = 0
@@ -128,7 +130,7 @@ class Ledger:
     def ask(self, now: float) -> Ticket:
         """Enter the queue. PoolClosed or PoolFull if there is no place in it."""
         if self.closed:
-            raise PoolClosed("the sandbox is closed")
+            raise PoolClosed("the sandbox is closed") from self.closed_by
         # A caller that can be served at once takes no place in the queue.
         if len(self._waiting) >= self.max_waiting + len(self._warm):
             raise PoolFull(f"{self.max_waiting} callers are waiting for a container already (max_waiting)")
@@ -146,9 +148,10 @@ class Ledger:
             self._move(record, State.WARM)
             self._warm.appendleft(record.key)
 
-    def close(self) -> None:
+    def close(self, cause: BaseException | None = None) -> None:
         """Create and assign nothing any more. Every waiter is answered with nothing."""
         self.closed = True
+        self.closed_by = self.closed_by or cause
 
     # A worker's life.
 

@@ -1,13 +1,15 @@
 """A task for what outlives a call, on asyncio or trio.
 
 It belongs to no caller, so no caller's cancellation ends it. It cannot end silently: an internal
-error is logged with its traceback, and kept for everybody who waits or comes later.
+error is logged with its traceback, a cancellation by somebody else is logged too, and both are kept
+for everybody who waits or comes later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -25,7 +27,8 @@ _NEXT_PASS = 0.001
 class OwnerTask:
     """Runs `main` in a task of its own. `main` calls its argument when it has started.
 
-    `on_failure` is called with the error of a `main` that failed after it had started.
+    `on_failure` is called with the error of a `main` that failed, or was cancelled by anything but
+    `end`, after it had started.
     """
 
     def __init__(
@@ -50,15 +53,23 @@ class OwnerTask:
         try:
             with self._scope:
                 await self._live(self._note_start)
-        except Exception as error:
-            self.error = _only(error)
-            if not isinstance(self.error, DayflyError):
-                log.exception("a sandbox has failed with an internal error")
-            if self._has_started:
-                self._on_failure(self.error)
+            if not self._scope.cancel_called:  # a child's cancellation ends a task group without an error
+                self._fail(cut_off(None))
+        except Exception as error:  # noqa: BLE001 - logged, and kept for all who ask
+            self._fail(single(error))
+        except BaseException as error:
+            self._fail(cut_off(error))
+            raise
         finally:
             self._started.set()
             self._over.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
+        if not isinstance(error, DayflyError):
+            log.error("a sandbox has failed with an internal error", exc_info=error)
+        if self._has_started:
+            self._on_failure(error)
 
     def _note_start(self) -> None:
         self._has_started = True
@@ -84,10 +95,26 @@ class OwnerTask:
         await self._over.wait()
 
 
-def _only(error: BaseException) -> BaseException:
-    """Task groups wrap even a single error; the caller is told of the error itself."""
+def single(error: BaseException) -> BaseException:
+    """Return the error inside of groups: task groups wrap even a single one."""
     inner: Sequence[BaseException] = getattr(error, "exceptions", ())
-    return _only(inner[0]) if len(inner) == 1 else error
+    return single(inner[0]) if len(inner) == 1 else error
+
+
+def cancelled_from_outside(error: BaseException) -> bool:
+    """Return whether `error` is a cancellation of this task by no scope that it is in.
+
+    `asyncio.Task.cancel` does that: a loop over `asyncio.all_tasks()`, or the end of `asyncio.run`.
+    trio has nothing of the kind.
+    """
+    return isinstance(error, asyncio.CancelledError) and anyio.current_effective_deadline() > -math.inf
+
+
+def cut_off(cancelled: BaseException | None) -> RuntimeError:
+    """Return the error for those who wait for a task that was cancelled from outside."""
+    error = RuntimeError("a task of the sandbox was cancelled, by something other than dayfly; end a sandbox with `close`")
+    error.__cause__ = cancelled
+    return error
 
 
 def event_loop() -> object:

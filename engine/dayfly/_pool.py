@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 
 from ._errors import DayflyError, PoolClosed, PoolTimeout
 from ._ledger import Ledger, State, Ticket
+from ._owner import cancelled_from_outside, cut_off, single
 
 log = logging.getLogger("dayfly.pool")
 
@@ -75,8 +76,6 @@ class Pool(Generic[W]):
         self._wake_at: float | None = None
         self._full = anyio.Event()
         self.last_error: Exception | None = None
-        self.closed_by: BaseException | None = None
-        """The internal error that closed the pool, if it was one."""
 
     async def serve(self) -> None:
         """Keep the pool full until cancelled. Return when the last worker has ended."""
@@ -85,6 +84,9 @@ class Pool(Generic[W]):
                 try:
                     self.step()
                     await self._keep_time()
+                except BaseException as error:
+                    self.fail(error)
+                    raise
                 finally:
                     self.close()  # before the ends of the workers ask for new ones
         finally:
@@ -92,10 +94,17 @@ class Pool(Generic[W]):
 
     def close(self, cause: BaseException | None = None) -> None:
         """Refuse every waiter, now and from now on. Workers end when `serve` is cancelled."""
-        self.closed_by = self.closed_by or cause
-        self._ledger.close()
+        self._ledger.close(cause)
         self.step()
         self._full.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Close the pool because of what a task raises that it needs, unless that is a cancellation
+        by dayfly itself."""
+        if isinstance(error, Exception):
+            self.close(single(error))
+        elif cancelled_from_outside(error):
+            self.close(cut_off(error))
 
     async def filled(self) -> None:
         """Wait until `size` workers were warm at once.
@@ -106,7 +115,7 @@ class Pool(Generic[W]):
         if self.last_error is not None and self._ledger.failing:
             raise self.last_error
         if self._ledger.closed:
-            raise PoolClosed("the sandbox was closed while it was being initialized") from self.closed_by
+            raise PoolClosed("the sandbox was closed while it was being initialized") from self._ledger.closed_by
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[W]:
@@ -125,10 +134,7 @@ class Pool(Generic[W]):
         any time; callers must handle that.
         """
         asked_at = self._clock()
-        try:
-            ticket = self._ledger.ask(asked_at)
-        except PoolClosed as error:
-            raise error from self.closed_by
+        ticket = self._ledger.ask(asked_at)
         self._waiters[ticket] = waiter = _Waiter[W]()
         try:
             self.step()
@@ -145,7 +151,7 @@ class Pool(Generic[W]):
             log.debug("container %d leased after %.1f ms", ticket.worker, (self._clock() - asked_at) * 1_000)
             return Lease(self, ticket.worker, waiter.worker)
         if not ticket.expired:
-            raise PoolClosed("the sandbox was closed while this run was waiting for a container") from self.closed_by
+            raise PoolClosed("the sandbox was closed while this run was waiting for a container") from self._ledger.closed_by
         cause = self.last_error if self._ledger.failing else None
         reason = f"; creating one fails: {cause}" if cause else ""
         raise PoolTimeout(f"no container became free within {self._ledger.max_wait:g} s (queue_timeout_ms){reason}") from cause
@@ -198,6 +204,13 @@ class Pool(Generic[W]):
         except Exception as error:  # one worker's failure must not end the others
             self.last_error = error
             log.exception("a container failed with an internal error")
+        except BaseException as error:
+            if not cancelled_from_outside(error):
+                raise
+            # A task group whose child is cancelled ends as if it had been told to. This task ends
+            # here in any case.
+            self.last_error = cut_off(error)
+            log.error("a container failed: %s", self.last_error)  # noqa: TRY400 - where it waited says nothing
         finally:
             self._workers.pop(key, None)
             failed = self._ledger.failing

@@ -275,7 +275,7 @@ class AsyncSandbox:
             left = ["all of them"]
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(cleaner.work)
+                    tasks.start_soon(self._clean, cleaner, pool)
                     started()
                     await pool.serve()
             finally:
@@ -294,6 +294,14 @@ class AsyncSandbox:
     def _build_command(self) -> str:
         tag = "" if self.image == DEFAULT_IMAGE else f" --tag {self.image}"
         return f"dayfly image build{tag}{' --python2' * (self.python == '2')}"
+
+    @staticmethod
+    async def _clean(cleaner: Cleaner, pool: Pool[Container]) -> None:
+        try:
+            await cleaner.work()
+        except BaseException as error:
+            pool.fail(error)  # at once: those who wait are not told otherwise while the rest ends
+            raise
 
     async def _prepare(self, engine: EngineAPI) -> tuple[spec.Blueprint, range, int]:
         """Everything that can be known before the first container: the image, the runtime, what the

@@ -147,6 +147,69 @@ async def test_an_error_while_it_is_cancelled_is_not_lost(caplog: pytest.LogCapt
     assert "in the clean-up" in caplog.text
 
 
+# A cancellation by somebody else. trio has none, but for the end of its run.
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("victim", ["its own task", "a child"])
+async def test_a_foreign_cancellation_is_not_silent(victim: str, caplog: pytest.LogCaptureFixture) -> None:
+    cleaned = []
+
+    async def main(started: Callable[[], None]) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep_forever, name="a child")
+                await forever(started)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            cleaned.append(True)
+
+    failures = Failures()
+    owner = OwnerTask(main, failures.append)
+    await owner.started()
+    await checkpoint()
+    task = owner._task if victim == "its own task" else next(task for task in asyncio.all_tasks() if task.get_name() == victim)
+    task.cancel()
+    await owner._over.wait()
+    assert cleaned == [True]
+    assert failures == [owner.error]
+    assert isinstance(owner.error, RuntimeError)
+    assert "something other than dayfly" in str(owner.error)
+    assert "something other than dayfly" in caplog.text
+    with pytest.raises(RuntimeError, match="something other"):
+        await owner.started()
+    await owner.end()
+    assert owner._task.cancelled() is (victim == "its own task")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_foreign_cancellation_before_the_start_is_told() -> None:
+    async def main(started: Callable[[], None]) -> None:
+        await anyio.sleep_forever()
+
+    failures = Failures()
+    owner = OwnerTask(main, failures.append)
+    await checkpoint()
+    owner._task.cancel()
+    with pytest.raises(RuntimeError, match="something other than dayfly"):
+        await owner.started()
+    assert failures == []
+
+
+def test_the_end_of_trio_is_not_silent() -> None:
+    failures = Failures()
+
+    async def leave_it() -> OwnerTask:
+        owner = OwnerTask(forever, failures.append)
+        await owner.started()
+        return owner
+
+    owner = anyio.run(leave_it, backend="trio")
+    assert failures == [owner.error]
+    assert "something other than dayfly" in str(owner.error)
+
+
 def test_another_loop_is_refused_and_nothing_changes() -> None:
     home = asyncio.new_event_loop()
 

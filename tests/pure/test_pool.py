@@ -363,6 +363,66 @@ async def test_members_in_every_state_end_with_serve() -> None:
     assert ledger.alive == 0
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_member_cancelled_from_outside_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    factory, ledger = Factory(), book(2)
+    async with serving(factory, ledger) as pool:
+        await pool.filled()
+        next(task for task in asyncio.all_tasks() if task.get_name() == "dayfly container 1").cancel()
+        await until(lambda: ledger.failed == 1)
+        await until(lambda: whole(ledger))
+        assert not ledger.closed
+    assert "something other than dayfly" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_serve_cancelled_from_outside_tells_who_waits() -> None:
+    factory, ledger = Factory(), book(1)
+    factory.gate = anyio.Event()
+    causes: list[BaseException | None] = []
+
+    async def use() -> None:
+        with pytest.raises(PoolClosed) as caught:
+            await pool.lease().__aenter__()
+        causes.append(caught.value.__cause__)
+
+    pool = Pool(ledger, factory.live)
+    serve = asyncio.create_task(pool.serve())
+    async with create_task_group() as tasks:
+        tasks.start_soon(use)
+        await wait_all_tasks_blocked()
+        serve.cancel()
+    await use()
+    with pytest.raises(asyncio.CancelledError):
+        await serve
+    assert ["something other than dayfly" in str(cause) for cause in causes] == [True, True]
+
+
+async def test_an_internal_error_of_serve_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory, ledger = Factory(), book(1)
+    fault, broken = KeyError("a fault of ours"), anyio.Event()
+
+    async def keep_time() -> None:
+        await broken.wait()
+        raise fault
+
+    pool = Pool(ledger, factory.live)
+    monkeypatch.setattr(pool, "_keep_time", keep_time)
+
+    async def serve() -> None:
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - a group, or the error itself
+            await pool.serve()
+        assert "a fault of ours" in repr(caught.value)
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(serve)
+        await pool.filled()
+        broken.set()
+    with pytest.raises(PoolClosed) as caught:
+        await pool.lease().__aenter__()
+    assert caught.value.__cause__ is fault
+
+
 async def test_what_is_no_exception_ends_serve_and_everything_with_it() -> None:
     class Stop(BaseException):
         pass
