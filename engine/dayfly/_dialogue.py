@@ -293,7 +293,7 @@ class Dialogue:
         if new and self._file is not None:
             raise ProtocolViolation("a file ends in the middle")
         if new and (said.path in self._names or path_problem(said.path)):
-            raise ProtocolViolation(f"a file comes twice, or its path {path_problem(said.path)}: {said.path!a:.200}")
+            raise ProtocolViolation(f"the path of a file {path_problem(said.path) or 'comes twice'}")
         if len(said.data) > OUTPUT_SIZE:
             raise ProtocolViolation(f"a piece of a file of {len(said.data):,} bytes; {OUTPUT_SIZE:,} are allowed")
         self._spend(File, int(new), len(said.data))

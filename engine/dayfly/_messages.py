@@ -7,6 +7,7 @@ frame may come, is `dialogue`'s.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -223,6 +224,9 @@ class Error(Frame, frozen=True):
 HostFrame = Hello | Open | Run | Put | Stdin | Stop
 RunnerFrame = Ready | Started | Want | Output | Message | Display | File | Skipped | Exit | Next | Spent | Error
 
+_POSITION = re.compile(r"\(byte ([0-9]+)\)\Z")
+"""How msgspec says where JSON is not valid."""
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[RunnerFrame] = msgspec.json.Decoder(RunnerFrame)
 
@@ -233,15 +237,19 @@ def encode(message: HostFrame) -> bytes:
 
 
 def decode(body: bytes) -> RunnerFrame:
-    """Return what a body says; ProtocolViolation if it says nothing that the protocol knows."""
+    """Return what a body says; ProtocolViolation if it says nothing that the protocol knows.
+
+    The error does not quote the body, nor does it keep msgspec's error, which does: the program may
+    have written it.
+    """
     try:
         return _decoder.decode(body)
     # Hostile nesting ends as RecursionError; bytes that are not UTF-8 as UnicodeDecodeError, which
     # is a ValueError.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        # The error quotes names out of the body, of any length and with any control characters in
-        # them.
-        raise ProtocolViolation(f"a frame makes no sense ({str(error)[:200]!a}): {body[:120]!r}") from None
+        what = "does not follow the protocol" if isinstance(error, msgspec.ValidationError) else "is not valid JSON"
+        where = _POSITION.search(str(error))
+        raise ProtocolViolation(f"a frame of {len(body):,} bytes {what}{f', from byte {where[1]} on' if where else ''}") from None
 
 
 def path_problem(path: str) -> str | None:

@@ -53,7 +53,7 @@ class StreamDecoder:
     def _open_piece(self) -> None:
         stream, zeros = self._header[0], self._header[1:4]
         if stream not in (STDOUT, STDERR) or any(zeros):
-            self._broken = f"the engine's stream has a header that makes no sense: {self._header.hex(' ')}"
+            self._broken = "the engine's stream has a header that makes no sense"
             raise ProtocolViolation(self._broken)
         self._stream = stream
         self._left = int.from_bytes(self._header[4:], "big")

@@ -192,6 +192,21 @@ def test_any_value_in_a_frame_is_a_frame_or_a_violation(kind: str, data: st.Data
     assert decode(msgspec.json.encode(frame)) == frame
 
 
+@pytest.mark.parametrize(("body", "text"), [
+    (b'{"type":"secret"}', "a frame of 17 bytes does not follow the protocol"),
+    (b'{"secret":1,}', "a frame of 13 bytes is not valid JSON, from byte 12 on"),
+    (b'"secret', "a frame of 7 bytes is not valid JSON"),
+    (b'{"type":"next","secret (byte 7)":1}', "a frame of 35 bytes does not follow the protocol"),
+    (b"[" * 100_000, "a frame of 100,000 bytes does not follow the protocol"),
+])  # fmt: skip
+def test_a_violation_is_told_by_size_and_position(body: bytes, text: str) -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        decode(body)
+    assert str(caught.value) == text
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
 def test_the_text_of_a_violation_is_bounded_and_printable() -> None:
     said = refused(b'{"type":"next","\\u001b[31m\\n' + b"x" * 100_000 + b'":1}')
     assert said.isprintable()
