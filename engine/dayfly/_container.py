@@ -12,6 +12,7 @@ engine removes the container (StdinOnce, AutoRemove), with or without this proce
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -42,6 +43,7 @@ from ._events import Ended
 from ._execution import Execution
 from ._ledger import Ledger
 from ._messages import Error, Exit, Next, Ready, Request, RunnerFrame, Spent, Started, Want
+from ._owner import single
 from ._post_mortem import post_mortem
 from ._result import Outcome, verdict
 from ._stdcopy import STDERR, StreamDecoder
@@ -107,6 +109,8 @@ class Container:
         self._stream: AttachedStream | None = None
         self._tasks: TaskGroup | None = None
         self._stderr = bytearray()
+        self._ran = False
+        """Whether a program has begun in it."""
         self._frames: deque[RunnerFrame] = deque()
         self._ending = False
         self._session = False
@@ -251,16 +255,23 @@ class Container:
     async def _serve(self) -> None:
         """Read until the end, and turn what comes into events. The errors of a run go to its
         caller."""
-        failure: Exception | None = PoolClosed("the sandbox was closed while the program was running", delivered=True)
+        failure: Exception | None = None
+        read = False
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 try:
-                    failure = await self._read_to_end()
+                    failure, read = await self._read_to_end(), True
                 finally:
                     self._tasks = None  # before the next await: nobody reads any more, so it takes no program
                     tasks.cancel_scope.cancel()
+        except Exception as error:
+            failure, read = ContainerLost("dayfly has failed with an internal error", delivered=self._delivered()), True
+            failure.__cause__ = single(error)
+            raise  # to the log
         finally:
+            if not read:
+                failure = self._why_cancelled()
             self.failure = failure
             self._free.set()
             if self._execution is not None:
@@ -269,6 +280,13 @@ class Container:
                 self.on_end()
         if self._execution is None and not self._session and not self._ending:
             raise failure or ContainerLost(f"a warm container ended{self._said()}", delivered=False)
+
+    def _why_cancelled(self) -> Exception:
+        if anyio.current_effective_deadline() > -math.inf:
+            return ContainerLost("a task of the sandbox was cancelled, by something other than dayfly", delivered=self._delivered())
+        closed = PoolClosed("the sandbox was closed while the program was running", delivered=True)
+        closed.__cause__ = self._ledger.closed_by
+        return closed
 
     async def _read_to_end(self) -> Exception | None:
         try:
@@ -315,6 +333,7 @@ class Container:
                 run.finish()
             case Started():
                 self._started_at = time.monotonic()
+                self._ran = True
                 assert self._request is not None
                 # Queueing and start-up do not count towards the time-out, on this clock either.
                 grace = GRACE + GRACE_OF_A_QUOTA / self._blueprint.profile.limits.cpus
@@ -345,9 +364,12 @@ class Container:
             raise EngineError(str(error)) from error
 
     def _said(self) -> str:
-        """What the runner, or the interpreter before it, wrote to stderr. The program never can."""
+        """What the runner, or the interpreter before it, wrote to stderr. It is quoted as long as
+        no program has run: on gVisor a program can write there too."""
         text = self._stderr.decode(errors="replace").strip()
-        return f"; its stderr says: {text!r}" if text else ""
+        if not text:
+            return ""
+        return "; it wrote to its stderr" if self._ran else f"; its stderr says: {text!r}"
 
     # Its use.
 
@@ -548,14 +570,17 @@ class Container:
         """After `exit` the runner ends, and the engine removes the container: cheaper than by
         force."""
         assert self._stream is not None
-        with anyio.move_on_after(LINGER, shield=True):
-            try:
-                while await self._stream.read():
-                    pass
-            except DayflyError:
+        deadline = Deadline(time.monotonic() + LINGER, LINGER)
+        while True:
+            with anyio.move_on_after(max(0.0, deadline.at - time.monotonic()), shield=True):
+                try:
+                    while await self._stream.read():
+                        pass
+                except DayflyError:
+                    return False
+                return True
+            if deadline.has_passed(time.monotonic(), heard=False):
                 return False
-            return True
-        return False
 
 
 __all__ = ["Container", "Execution"]

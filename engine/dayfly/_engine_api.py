@@ -180,7 +180,7 @@ class EngineAPI:
         return list(await self.ask("GET", "/containers/json", query=query, deadline=deadline, shape=list[_Row]))
 
     @asynccontextmanager
-    async def events(self, container: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    async def events(self, container: str) -> AsyncIterator[AsyncIterator[Happening]]:
         """What happened to one container, oldest first, and what happens from now on, without an
         end.
 
@@ -191,7 +191,7 @@ class EngineAPI:
         target = f"{self._prefix}/events?{urlencode({'since': '1', 'filters': filters})}"
         async with (
             self._connection.lines(target, name="GET /events") as lines,
-            aclosing(_decode("GET /events", line, dict[str, Any]) async for line in lines) as events,
+            aclosing(_decode("GET /events", line, Happening) async for line in lines) as events,
         ):
             yield events
 
@@ -260,6 +260,18 @@ class _Row(_Identified, total=False):
     Created: float
     Size: int
     RepoTags: list[str]
+
+
+class _Actor(TypedDict, total=False):
+    Attributes: dict[str, Any]
+
+
+class Happening(TypedDict, total=False):
+    """One event of a container. Engines before API 1.22, and Podman, say `status` for `Action`."""
+
+    Action: str
+    status: str
+    Actor: _Actor
 
 
 class _Container(TypedDict, total=False):

@@ -119,7 +119,8 @@ class RunnerMisbehaved(SandboxError):
 
 
 class ContainerLost(SandboxError):
-    """The container vanished: removed from outside, or the engine or its runtime crashed."""
+    """The container vanished: removed from outside, or the engine, its runtime or dayfly itself
+    failed."""
 
 
 class SessionLost(SandboxError):

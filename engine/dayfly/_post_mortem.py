@@ -3,11 +3,13 @@ stay for a while."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
 
+from ._deadline import Deadline
 from ._engine_api import EngineAPI
 from ._errors import EngineError
 
@@ -43,23 +45,29 @@ class Death:
 
 
 async def post_mortem(engine: EngineAPI, container: str, *, abandoned: Callable[[], bool]) -> Death:
-    """Ask until it is known, `abandoned` is true, the engine fails or time is up."""
+    """Ask until it is known, `abandoned` is true, the engine fails or time is up.
+
+    Time in which this process was late does not count: what the engine said meanwhile is read.
+    """
     death = Death()
-    with anyio.move_on_after(POST_MORTEM) as scope:
-        while not death.known and not abandoned():
+    deadline = Deadline(time.monotonic() + POST_MORTEM, POST_MORTEM)
+    while not death.known and not abandoned():
+        with anyio.move_on_after(max(0.0, deadline.at - time.monotonic())) as scope:
             try:
                 async with engine.events(container) as events:
                     async for event in events:
-                        action = str(event.get("Action", event.get("status")))
+                        action = event.get("Action") or event.get("status", "")
                         death.actions.add(action)
-                        if action == "die":
-                            if not death.code:
-                                scope.deadline = min(scope.deadline, anyio.current_time() + OOM_DELAY)
-                            death.code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode"))
+                        if action == "die" and not death.code:
+                            death.code = str(event.get("Actor", {}).get("Attributes", {}).get("exitCode", "unknown"))
+                            deadline = Deadline(min(deadline.at, time.monotonic() + OOM_DELAY), OOM_DELAY)
+                            scope.deadline = anyio.current_time() + deadline.at - time.monotonic()
                         if death.known:
                             break
             except EngineError:
                 break
             if not death.known:
                 await anyio.sleep(0.02)  # the engine ended its answer: ask again
+        if deadline.has_passed(time.monotonic(), heard=False):
+            break
     return death

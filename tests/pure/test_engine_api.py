@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from dayfly import EngineError, EngineUnreachable
 from dayfly._connection import Connection
 from dayfly._endpoint import resolve
-from dayfly._engine_api import EngineAPI, _Container, _decode, _Image, _Info, _without_nulls
+from dayfly._engine_api import EngineAPI, Happening, _Container, _decode, _Image, _Info, _without_nulls
 
 # Nulls.
 
-KEYS = st.sampled_from(["Runtimes", "SecurityOptions", "NCPU", "Config", "Labels", "Names", "other"])
+KEYS = st.sampled_from(["Action", "Actor", "Attributes", "Runtimes", "SecurityOptions", "NCPU", "Config", "Labels", "Names", "other"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
@@ -57,7 +57,7 @@ def test_what_is_not_null_stays(value: Any) -> None:
     assert same(value, _without_nulls(value))
 
 
-@pytest.mark.parametrize("shape", [_Info, _Container, dict[str, Any]])
+@pytest.mark.parametrize("shape", [_Info, _Container, Happening, dict[str, Any]])
 @given(value=st.dictionaries(KEYS, JSON, max_size=5))
 def test_an_answer_is_of_its_shape_or_an_engine_error(shape: Any, value: dict[str, Any]) -> None:
     try:
@@ -82,6 +82,14 @@ def test_a_null_is_as_good_as_no_member(answer: bytes, shape: Any) -> None:
 def test_a_null_for_what_is_needed_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match="makes no sense"):
         _decode("GET /x", b'{"Id":null}', _Image)
+
+
+@pytest.mark.parametrize("event", [
+    {"Actor": "x"}, {"Actor": {"Attributes": "x"}}, {"Actor": {"Attributes": []}}, {"Action": 1}, {"status": {}}, [], "die", 1,
+])  # fmt: skip
+def test_an_event_of_another_shape_is_an_engine_error(event: Any) -> None:
+    with pytest.raises(EngineError, match="makes no sense"):
+        _decode("GET /events", json.dumps(event).encode(), Happening)
 
 
 # Deadlines.
