@@ -41,6 +41,15 @@ settings.load_profile(os.environ.get("DAYFLY_TEST_EXAMPLES", "steady"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail if what is inside took longer, on the clock."""
+    begun = time.monotonic()
+    yield
+    taken = time.monotonic() - begun
+    assert taken < seconds, f"it took {taken:.1f} s"
+
+
 class Engine:
     """The Docker Engine at a Unix socket, as it is."""
 

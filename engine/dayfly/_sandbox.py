@@ -275,7 +275,7 @@ class AsyncSandbox:
             left = ["all of them"]
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._clean, cleaner, pool)
+                    tasks.start_soon(self._clean, cleaner, pool, name="dayfly cleaner")
                     started()
                     await pool.serve()
             finally:

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from concurrent.futures import Future
 from contextlib import aclosing, closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -32,6 +32,7 @@ from ._sandbox import AsyncSandbox, SandboxOptions
 from ._stats import Stats
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
     from typing_extensions import Self, Unpack
 
     from .judge._cases import Case
@@ -88,14 +89,14 @@ class ThreadedSandbox(Generic[A]):
 
     def __init__(self, sandbox: A) -> None:
         self._sandbox = sandbox
-        self._loop: Loop | None = None
+        self._loop = Loop(sandbox.close)
 
     def initialize(self) -> None:
         """See AsyncSandbox.initialize."""
-        if self._loop is not None:
+        if self._loop.begun:
             raise RuntimeError("a sandbox is initialized once; make a new one")
-        self._loop = Loop(self._sandbox.close)
         try:
+            self._loop.begin()
             self._loop.call(self._sandbox.initialize)
         except BaseException:
             self.close()
@@ -103,8 +104,7 @@ class ThreadedSandbox(Generic[A]):
 
     def close(self) -> None:
         """See Sandbox.close."""
-        if self._loop is not None:
-            self._loop.close()
+        self._loop.close()
 
     def __enter__(self) -> Self:
         self.initialize()
@@ -145,8 +145,8 @@ class ThreadedSandbox(Generic[A]):
         yield from _stream(self._open_loop().iterate(lambda: self._sandbox.events(wanted)))
 
     def _open_loop(self) -> Loop:
-        if self._loop is None or not self._loop.open:
-            raise PoolClosed("the sandbox is not initialized yet" if self._loop is None else "the sandbox is closed")
+        if not self._loop.open:
+            raise PoolClosed("the sandbox is closed" if self._loop.closing else "the sandbox is not initialized yet")
         if self._loop.owner != os.getpid():
             raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
         return self._loop
@@ -180,8 +180,10 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
         """See AsyncSandbox.close. Runs in other threads raise PoolClosed.
 
         May be called from any thread, from a signal handler and from a callback of `run`, also
-        while another call of it is in progress: all return when the sandbox is closed. RuntimeError
-        in the sandbox's own thread, which changes nothing.
+        while another call of it is in progress: all return when the sandbox is closed. From a
+        signal handler that interrupts `initialize` as it begins it returns at once, and
+        `initialize` raises PoolClosed. RuntimeError in the sandbox's own thread, which changes
+        nothing.
         """
         super().close()
         _open.discard(self)
@@ -324,42 +326,84 @@ class Loop:
     a sandbox that was not closed."""
 
     def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
-        self.owner = os.getpid()
+        self.owner = 0
+        self.begun = False
         self._last = last
-        self._closing: Future[None] | None = None
-        # Re-entrant: a signal handler may interrupt its holder, and call the same method. It is
-        # never held while anything is waited for.
-        self._lock = threading.RLock()
-        portal: Future[BlockingPortal] = Future()
-        self._thread = threading.Thread(target=self._main, args=(portal,), name="dayfly sandbox", daemon=True)
-        self._thread.start()
-        self._portal = portal.result()
+        self._beginner = 0
+        self._ending = False
+        # No lock: a signal handler may call `close` while its own thread holds it, and would then
+        # wait for the loop's thread, which might need it. `setdefault` is one step for all threads.
+        self._told: dict[Literal["close"], Future[None]] = {}
+        self._started: Future[None] = Future()
+        # Both are set in the loop's own thread.
+        self._portal: BlockingPortal | None = None
+        self._tasks: TaskGroup | None = None
+        self._thread = threading.Thread(target=self._main, name="dayfly sandbox", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread, once. `close` may be called from now on."""
+        self.owner, self._beginner, self.begun = os.getpid(), threading.get_ident(), True
+        try:
+            self._thread.start()
+            self._started.result()
+        except BaseException:
+            if not self.alive:  # it could not be started
+                self._end()
+            raise
+        finally:
+            self._beginner = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread was started."""
+        return self._thread.ident is not None
 
     @property
     def open(self) -> bool:
         """Whether calls may be started."""
-        return self._closing is None
+        return self._portal is not None and not self._told
 
-    def _main(self, started: Future[BlockingPortal]) -> None:
+    @property
+    def closing(self) -> bool:
+        """Whether it was closed, or is being closed."""
+        return bool(self._told)
+
+    def _main(self) -> None:
         async def serve() -> None:
-            async with BlockingPortal() as portal:
-                started.set_result(portal)
+            async with BlockingPortal() as portal, anyio.create_task_group() as tasks:
+                self._portal, self._tasks = portal, tasks
+                self._started.set_result(None)
+                if self._told:  # before there was a loop
+                    tasks.start_soon(self._close)
                 await portal.sleep_until_stopped()
 
         try:
             anyio.run(serve)
         except BaseException as error:
-            if started.done():
+            if self._started.done():
                 raise
-            started.set_exception(error)
+            self._started.set_exception(error)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """There is no loop any more: nobody waits for it."""
+        closing = self._told.setdefault("close", Future())
+        if not closing.done():
+            closing.set_result(None)
 
     def start(self, call: Callable[[], Awaitable[T]]) -> _Call[T]:
         """Start a call on the loop."""
+        if self._portal is None:
+            raise PoolClosed("the sandbox is not initialized yet")
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("this is the sandbox's own thread; call the sandbox from another one")
         outer: _Call[T] = _Call()
 
         async def run() -> None:
+            if not self.open:
+                outer.set_exception(PoolClosed("the sandbox is closed"))
+                return
             try:
                 result = await call()
             except Exception as error:  # noqa: BLE001 - handed over to the caller
@@ -416,39 +460,50 @@ class Loop:
             call.cancel()
 
     def start_closing(self) -> Future[None]:
-        """Have the loop make the last call and end. The second caller gets the first one's
-        future."""
-        with self._lock:
-            if self._closing is None:
-                self._closing = Future()
-                closing = self._closing
-
-                async def close() -> None:
-                    try:
-                        await self._last()
-                        closing.set_result(None)
-                    except BaseException as error:
-                        closing.set_exception(error)
-                        raise
-                    finally:
-                        await self._portal.stop()
-
+        """Have the loop make the last call and end, if it has begun. All callers get one future."""
+        closing = self._told.setdefault("close", Future())
+        if self._portal is not None and self._tasks is not None:
+            if threading.get_ident() == self._thread.ident:
+                self._tasks.start_soon(self._close)
+            else:
                 try:
-                    self._portal.start_task_soon(close)
-                except RuntimeError as error:
-                    closing.set_exception(error)
-            return self._closing
+                    self._portal.start_task_soon(self._close)
+                except RuntimeError:
+                    pass  # it has ended already
+        return closing
+
+    async def _close(self) -> None:
+        assert self._portal is not None
+        if self._ending:
+            return
+        self._ending = True
+        closing = self._told["close"]
+        try:
+            await self._last()
+            closing.set_result(None)
+        except Exception as error:  # noqa: BLE001 - raised by `close`
+            closing.set_exception(error)
+        finally:
+            await self._portal.stop()
 
     def close(self) -> None:
-        """Make the last call, end the loop, and wait for both."""
-        if self.owner != os.getpid():
+        """Make the last call, end the loop, and wait for both. Nothing if it has not begun.
+
+        A signal handler that has interrupted `begin` cannot wait for it: the loop closes as soon as
+        there is one.
+        """
+        if not self.begun or self.owner != os.getpid():
             return
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("close was called in the sandbox's own thread, which cannot wait for its own end")
+        closing = self.start_closing()
+        if threading.get_ident() == self._beginner:
+            return
         try:
-            self.start_closing().result()
+            closing.result()
         finally:
-            self._thread.join()
+            if self.alive:
+                self._thread.join()
 
 
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()

@@ -17,28 +17,20 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from tests.conftest import within
 
-from dayfly import AsyncSandbox, EngineError, EngineUnreachable, PoolClosed, Sandbox
+from dayfly import AsyncSandbox, ContainerLost, EngineError, EngineUnreachable, PoolClosed, Sandbox
 from dayfly import _sandbox as sandbox_module
 
 FOREVER = "print('begun', flush=True)\nimport time\ntime.sleep(3600)"
 QUICKLY = 5.0
 """Seconds in which a sandbox closes where the engine answers. An idle machine needs 0.5."""
-
-
-@contextlib.contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Fail if what is inside took longer, on the clock."""
-    begun = time.monotonic()
-    yield
-    taken = time.monotonic() - begun
-    assert taken < seconds, f"it took {taken:.1f} s"
 
 
 def threads() -> list[str]:
@@ -219,6 +211,47 @@ async def test_close_is_bounded_while_the_engine_hangs(hanging: Hanging, busy: b
                 engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
 
 
+async def test_close_in_a_thread_is_bounded_while_the_engine_hangs(hanging: Hanging, monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+    monkeypatch.setattr(sandbox_module, "CALL_DEADLINE_AT_CLOSE", 0.5)
+    monkeypatch.setattr(sandbox_module, "CLOSE_DEADLINE", 1.5)
+    monkeypatch.setattr(sandbox_module, "CLOSE_MARGIN", 1.0)
+    sandbox = Sandbox(1, docker_host=f"unix://{hanging.path}", max_containers=1)
+    errors: list[BaseException] = []
+    taken: list[float] = []
+
+    def run() -> None:
+        try:
+            sandbox.run(FOREVER, timeout_ms=100_000)
+        except PoolClosed as error:
+            errors.append(error)
+
+    def close() -> None:
+        begun = time.monotonic()
+        sandbox.close()
+        taken.append(time.monotonic() - begun)
+
+    runner = threading.Thread(target=run)
+    closers = [threading.Thread(target=close) for _ in range(2)]
+    try:
+        await anyio.to_thread.run_sync(sandbox.initialize)
+        runner.start()
+        while not sandbox.stats().running:
+            await anyio.sleep(0.01)
+        hanging.hangs = True
+        for closer in closers:
+            closer.start()
+        for thread in (*closers, runner):
+            await anyio.to_thread.run_sync(thread.join)
+        assert max(taken) < 1.5 + 1.0 + 1.0
+        assert len(taken) == 2
+        assert [type(error) for error in errors] == [PoolClosed]
+        assert threads() == []
+    finally:
+        for row in engine.containers():
+            if row["Labels"].get("dayfly.pid") == str(os.getpid()):
+                engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
+
+
 def test_the_documented_bound_is_the_sum_of_its_parts() -> None:
     assert "(18 s)" in (AsyncSandbox.close.__doc__ or "")
     assert sandbox_module.CLOSE_DEADLINE + sandbox_module.CLOSE_MARGIN == 18
@@ -249,6 +282,57 @@ async def test_an_internal_error_is_the_cause_of_later_refusals(caplog: pytest.L
     assert "a fault of ours" in caplog.text and "Traceback" in caplog.text
     sandbox._cleaner.sweep = working  # type: ignore[method-assign]
     await sandbox.close()
+
+
+def test_cancelling_all_tasks_of_the_loop_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        sandbox = AsyncSandbox(1)
+        await sandbox.initialize()
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+        for _ in range(2):  # while the clean-up is under way, and after it
+            await asyncio.sleep(0)
+            with pytest.raises(PoolClosed) as caught:
+                await sandbox.run("print(1)")
+            assert "something other than dayfly" in str(caught.value.__cause__)
+            assert sandbox._owner is not None
+            await sandbox._owner._over.wait()
+        with within(QUICKLY):
+            await sandbox.close()
+
+    asyncio.run(main())
+    assert "something other than dayfly" in caplog.text
+
+
+@pytest.mark.parametrize("victim", ["dayfly container", "dayfly cleaner"])
+async def test_a_single_task_cancelled_is_told_to_its_caller(victim: str) -> None:
+    """A container's task costs that run alone; without the cleaner the sandbox cannot go on."""
+    async with AsyncSandbox(1, max_containers=2) as sandbox:
+        errors: list[BaseException] = []
+
+        async def run() -> None:
+            try:
+                await sandbox.run(FOREVER)
+            except (ContainerLost, PoolClosed) as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            while not sandbox.stats().running:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.3)
+            for task in asyncio.all_tasks():
+                if victim in task.get_name():
+                    task.cancel()
+        (error,) = errors
+        if victim == "dayfly cleaner":
+            assert isinstance(error, PoolClosed)
+            assert "something other than dayfly" in str(error.__cause__)
+        else:
+            assert isinstance(error, ContainerLost)
+            assert "something other than dayfly" in str(error)
+            assert (await sandbox.run("print(1)")).stdout == "1\n"
 
 
 # B6: stats from threads.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.conftest import within
 
 from dayfly import AsyncSandbox, ContainerLost, EngineError, EngineUnreachable, Outcome, Result, Sandbox
 
@@ -212,7 +213,7 @@ def path() -> Iterator[Path]:
 
 
 async def said_at(path: Path) -> str:
-    with anyio.fail_after(10), pytest.raises(EngineUnreachable) as caught:
+    with within(10), pytest.raises(EngineUnreachable) as caught:
         await AsyncSandbox(docker_host=f"unix://{path}").initialize()
     return str(caught.value)
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from tests.conftest import within
 
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, RunnerMisbehaved
 
@@ -66,7 +67,7 @@ async def test_initialize_survives(site: str, proxy: Proxy, oracle: Oracle, subt
 @pytest.mark.parametrize("site", AT_FIRST)
 async def test_nobody_notices(site: str, proxy: Proxy, subtests: pytest.Subtests) -> None:
     for name, fault in {**faults.HARMLESS, **(faults.HARMLESS_STREAM if site == "attach" else {})}.items():
-        with subtests.test(name), anyio.fail_after(BOUND):
+        with subtests.test(name), within(BOUND):
             proxy.fault(site, fault)
             async with AsyncSandbox(docker_host=proxy.address) as sandbox:
                 result = await sandbox.run("print(input()); import sandbox; sandbox.send('é' * 1000)", stdin="ü\n")
