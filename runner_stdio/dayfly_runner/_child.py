@@ -72,8 +72,7 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
         os.close(pipes[4])
         interpreter = _prepare(order, modules, generators)
         if interpreter is None:
-            with open("main.py", "rb", 0) as file:
-                _end.look_at(file.read())
+            _end.look_at(".")
         _write_all(progress, STARTED + repr(time.monotonic()).encode() + (b"" if interpreter is None else b" exec"))
         if interpreter is None:
             os.close(progress)

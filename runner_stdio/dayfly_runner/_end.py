@@ -29,7 +29,15 @@ program gets anew. What comes later has not been tried."""
 WORDS = b"__del__", b"audit", b"ctypes", b"unregister", b"_ncallbacks"
 """A program with one of these in its text, or with the name gc, gets the full end, since it could
 see the callback: an audit hook by the functions that it calls, the others by its being there. One
-that adds a finalizer to a class could add it to one of a preloaded module."""
+that adds a finalizer to a class could add it to one of a preloaded module. Its text is all .py
+files in its folder."""
+
+NO_TEXT = ".egg", ".pyc", ".pyz", ".so", ".whl", ".zip"
+"""Ends of the names of what could be imported, and is not read: its presence is enough. So is that
+of a folder."""
+
+MOST_FILES, MOST_TEXT = 50, 1000000
+"""Files beside a program, and bytes of text, that are looked at."""
 
 LOUD = {
     *("_curses", "_dbm", "_gdbm", "_sqlite3", "_tkinter", "readline"),  # put something in order at their end
@@ -135,15 +143,34 @@ def _places() -> "tuple[str, tuple[str, ...], tuple[str, ...]]":
     return os.path.dirname(os.__file__) + "/", packages, tuple([path + name for path in packages for name in QUIET])
 
 
-def look_at(code: bytes) -> None:
-    """Take the callback away from a program that names what could see it."""
-    if _possible() and (any(word in code for word in WORDS) or b"gc" in code.replace(b"gcd", b"")):
+def look_at(folder: str) -> None:
+    """Take the callback away from a program that names what could see it. It is in this folder."""
+    try:
+        seeing = _possible() and _could_see(folder)
+    except OSError:  # what another program of the session has left
+        seeing = True
+    if seeing:
         import atexit
 
         if atexit._ncallbacks() == 1:  # noqa: SLF001 - unregister would leave its place, which this counts
             atexit._clear()  # noqa: SLF001
         else:
             atexit.unregister(all)
+
+
+def _could_see(folder: str) -> bool:
+    import os
+
+    with os.scandir(folder) as entries:
+        for count, entry in enumerate(entries):
+            if count == MOST_FILES or entry.is_dir() or entry.name.endswith(NO_TEXT):
+                return True
+            if entry.name.endswith(".py") and entry.is_file():
+                with open(entry.path, "rb", 0) as file:
+                    text = file.read(MOST_TEXT)
+                if len(text) == MOST_TEXT or any([word in text for word in WORDS]) or b"gc" in text.replace(b"gcd", b""):
+                    return True
+    return False
 
 
 def _possible() -> bool:

@@ -4,7 +4,8 @@ Each program of ends/ is run plain, and by the runner in each way, and compared.
 ends/KIND.txt has programs of one kind, each behind a line `### NAME | END`. END says which end the
 program is to have in the runner: `short`, `full`, `none` (it ends in another way), `any` (it
 depends on the version), or several, where it forks. Without that, a runner that always took the
-full end would pass.
+full end would pass. Behind a line `#### PATH` is a file that lies beside the program; one below
+NAME.zip is in that archive.
 
 The ends are told by a callback of atexit that a .pth file registers before the runner's. So it is
 called after it, and finds sys.modules empty after a short end. The plain start has the callback
@@ -13,10 +14,12 @@ too.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,22 +47,40 @@ if sys.version_info >= (3, 10):
 class Program(NamedTuple):
     end: str
     code: str
+    files: dict[str, bytes]
+
+
+def files_beside(pieces: list[str]) -> dict[str, bytes]:
+    """Return the files from a list of paths and contents in turns."""
+    found: dict[str, bytes] = {}
+    for path, content in zip(pieces[::2], pieces[1::2], strict=True):
+        archive, _, inner = path.partition(".zip/")
+        if inner:
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w") as file:
+                file.writestr(inner, content)
+            found[archive + ".zip"] = packed.getvalue()
+        else:
+            found[path] = content.encode()
+    return found
 
 
 def programs() -> dict[str, Program]:
     found = {}
     for file in sorted((Path(__file__).parent / "ends").glob("*.txt")):
-        for piece in file.read_text().split("### ")[1:]:
-            head, _, code = piece.partition("\n")
+        for piece in re.split(r"^### ", file.read_text(), flags=re.MULTILINE)[1:]:
+            head, _, rest = piece.partition("\n")
             name, _, end = head.partition(" | ")
+            code, *pieces = re.split(r"^#### (.+)\n", rest, flags=re.MULTILINE)
+            beside = files_beside(pieces)
             assert f"{file.stem}: {name}" not in found
             assert set(end.split()) <= {"short", "full", "none", "any"}, head
             told = end.replace("short", "full") if "__del__" in code else end  # by its text
-            found[f"{file.stem}: {name}"] = Program(told, code.strip("\n") + "\n")
+            found[f"{file.stem}: {name}"] = Program(told, code.strip("\n") + "\n", beside)
             if "__del__" in code and not re.search("audit|ctypes|gc|unregister", code):
                 # So that it is told by what is left at the end, and not by its text.
                 hidden = f"exec(compile(bytes.fromhex({code.encode().hex()!r}), 'hidden', 'exec'))\n"
-                found[f"{file.stem}: {name}, hidden"] = Program(end, hidden)
+                found[f"{file.stem}: {name}, hidden"] = Program(end, hidden, beside)
     return found
 
 
@@ -116,6 +137,9 @@ def plain(python: Path, teller: None, tmp_path_factory: pytest.TempPathFactory) 
     def plain(name: str, folder: Path, environment: dict[str, str]) -> Outcome:
         if name not in known:
             (emptied(folder) / "main.py").write_text(PROGRAMS[name].code)
+            for path, content in PROGRAMS[name].files.items():
+                (folder / path).parent.mkdir(exist_ok=True)
+                (folder / path).write_bytes(content)
             done = subprocess.run(
                 [str(python), "-u", "main.py"], check=False, cwd=folder, env=environment, input=b"", capture_output=True, timeout=60,
                 start_new_session=True,
@@ -143,7 +167,7 @@ def check(name: str, ended: Any, expected: Outcome, folder: Path, told: Path) ->
 def test_one_program(name: str, run: Callable[..., Any], plain: Any, told: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     expected = plain(name, tmp_path, environment)
     told.write_text("")
-    check(name, run(PROGRAMS[name].code), expected, tmp_path, told)
+    check(name, run(PROGRAMS[name].code, files=PROGRAMS[name].files), expected, tmp_path, told)
 
 
 FULL = {"PYTHONUNKNOWN": ""}
@@ -161,7 +185,7 @@ def test_all_in_sessions(preload: list[str], session: Callable[..., Any], teller
         for full in (False, True):
             runner = runners.pop(full, None) or session(preload=preload, env=FULL if full else None)
             told.write_text("")
-            ended = runner.session_run(program.code, clean=True)
+            ended = runner.session_run(program.code, files=program.files, clean=True)
             outcomes.append(outcome(ended, tmp_path))
             if program.end != "any":
                 assert not (full and "short" in told.read_text())

@@ -185,6 +185,14 @@ import warnings; warnings.warn('w')
     assert (ended.stdout, ended.stderr, ended.exit["exit_code"]) == plain(python, emptied(tmp_path), code, {**environment, **env}, b"")
 
 
+@pytest.mark.parametrize("path", ["helper.py", "more.py"])
+def test_no_callback_of_ours_is_counted(path: str, run: Callable[..., Any]) -> None:
+    count = "import atexit; print(atexit._ncallbacks())"
+    assert run(count).stdout == b"0\n"
+    code = "import helper" if path == "helper.py" else "exec(open('more.py').read())"
+    assert run(code, files={path: count.encode()}).stdout == b"0\n"
+
+
 def test_no_pth_line_of_ours_acts_in_another_interpreter(run: Callable[..., Any]) -> None:
     ended = run(
         "import subprocess, sys; print(subprocess.run([sys.executable, '-X', 'dayfly_runner', 'main.py'], stdin=-3, capture_output=True))"
