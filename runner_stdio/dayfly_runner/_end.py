@@ -384,7 +384,10 @@ def _end() -> None:  # noqa: C901, PLR0915 - one code object
         return found
 
     def as_before() -> bool:
-        if get_ident() != ident or count_threads() or get_debug() or any(gc_lists) or not keys_are_plain(sys_dict):
+        if get_ident() != ident or count_threads() or get_debug() or any(gc_lists):
+            return False
+        # A full end looks up each name in a module, to set it to None.
+        if not keys_are_plain(keys([sys_dict, builtins_dict, main.__dict__])):
             return False
         # What is flushed from here on is these two, in C, and writes nothing.
         for name, stream, buffer in streams:
