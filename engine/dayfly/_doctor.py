@@ -5,7 +5,8 @@ and turns facts into findings, so that every one of them can be tested without a
 hand. Nothing is changed, started or pulled.
 
 A failure is what a sandbox refuses to work with, or what leaves a limit without effect. A warning
-is a layer of isolation that is missing or has a known vulnerability. The versions with fixes are
+is a layer of isolation that is missing or has a known vulnerability, or a runtime that is slow. An
+advice beside `ok` is for speed alone. The versions with fixes are
 those of the upstream projects. A distribution may have fixed an older one, so such a finding is a
 warning that says how to find out, never a failure.
 """
@@ -37,6 +38,9 @@ FREE_DISK_BYTES = 1_000_000_000
 image a few hundred MB."""
 OLDEST_KERNEL = (5, 10)
 """The oldest line that kernel.org still maintained when this was written."""
+FAST_KERNEL = (5, 14)
+"""The first with MADV_POPULATE_WRITE: the runner copies what a fork shares before the program needs
+it."""
 ASK_DEADLINE = 5.0
 """Seconds for `runtime --version`."""
 
@@ -63,7 +67,7 @@ KNOWN_HOLES: dict[str, list[tuple[str, list[tuple[int, ...]]]]] = {
 
 class Finding(msgspec.Struct, frozen=True):
     """One thing that was looked at: its name, how it stands, what was found, and what to do where
-    it is not ok."""
+    it is not ok, or could be faster."""
 
     name: str
     level: Level
@@ -84,6 +88,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     swap_bytes: int | None = None
     free_disk_bytes: int | None = None
     """Of the file system with the engine's data."""
+    data_root_on: str | None = None
+    """The type of that file system: `ext4`, `tmpfs`."""
     runtime_versions: Mapping[str, str] = {}
     """Runtime's name -> first line of what it says of its version."""
     image: str = DEFAULT_IMAGE
@@ -118,6 +124,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     core_pattern: str
     driver: str
     root: str
+    root_on: str
     free: str
     image: str
     protocol: str
@@ -135,6 +142,7 @@ class Check(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
+_CRUN = '(`runtime="crun"`): a container starts in half the time, with a fifth less processor time in all.'
 _BUILD = "Build it: `dayfly image build`."
 _KNOWN_DRIVERS = {"overlay2", "overlayfs", "overlay", "fuse-overlayfs", "btrfs", "zfs"}
 
@@ -227,7 +235,14 @@ CHECKS = (
         "warning",
         "{runtimes}; used is {used}",
         lambda seen: "crun" not in (seen.info.get("Runtimes") or {}) and "runsc" not in seen.used,
-        'Install crun and use it (`runtime="crun"`): it saves about a fifth of the processor time of each container.',
+        f"Install crun and use it {_CRUN}",
+    ),
+    Check(
+        "runtimes",
+        "warning",
+        "{runtimes}; used is {used}",
+        lambda seen: seen.used in {"runc", "io.containerd.runc.v2"},
+        f"Use crun {_CRUN}",
     ),
     Check("runtimes", "ok", "{runtimes}; used is {used}"),
     Check(
@@ -244,6 +259,13 @@ CHECKS = (
         lambda seen: _numbers(seen.kernel) < OLDEST_KERNEL,
         "Every container shares it. Use one that still gets security fixes.",
     ),
+    Check(
+        "kernel",
+        "ok",
+        "{kernel}",
+        lambda seen: _numbers(seen.kernel) < FAST_KERNEL,
+        "With 5.14 or newer a warm run takes about 1.5 ms less: memory that a fork shares is copied beforehand.",
+    ),
     Check("kernel", "ok", "{kernel}"),
     Check(
         "core dumps",
@@ -253,6 +275,13 @@ CHECKS = (
         "The kernel does not start it for programs, whose core limit is 1. A plain name in kernel.core_pattern is safer.",
     ),
     Check("core dumps", "ok", "core_pattern {core_pattern}", lambda seen: seen.host.core_pattern is not None),
+    Check(
+        "storage",
+        "ok",
+        "{driver} in {root}, on {root_on}",
+        lambda seen: seen.driver in _KNOWN_DRIVERS and seen.root_on not in {"", "tmpfs"},
+        'With "data-root" on a tmpfs a container is created in a fifth of the time; images are then in memory, gone after a restart.',
+    ),
     Check("storage", "ok", "{driver} in {root}", lambda seen: seen.driver in _KNOWN_DRIVERS),
     Check(
         "storage",
@@ -325,6 +354,7 @@ def _seen(version: Mapping[str, Any], info: Mapping[str, Any], host: HostFacts, 
         core_pattern=(host.core_pattern or "")[:80],
         driver=str(info.get("Driver", "unknown")),
         root=str(info.get("DockerRootDir", "")),
+        root_on=host.data_root_on or "",
         free=f"{host.free_disk_bytes or 0:,}",
         image=host.image,
         protocol=host.image_protocol or "",
@@ -422,6 +452,7 @@ def _host_facts(address: str, info: Mapping[str, Any]) -> HostFacts:
         core_pattern=_read("/proc/sys/kernel/core_pattern"),
         swap_bytes=_swap_bytes(_read("/proc/meminfo")),
         free_disk_bytes=_free_bytes(str(info.get("DockerRootDir", ""))),
+        data_root_on=_file_system(_read("/proc/self/mounts"), str(info.get("DockerRootDir", ""))),
         runtime_versions=_runtime_versions(info.get("Runtimes") or {}),
     )
 
@@ -455,6 +486,18 @@ def _free_bytes(path: str) -> int | None:
     except OSError:
         return None
     return free.f_bavail * free.f_frsize
+
+
+def _file_system(mounts: str | None, path: str) -> str | None:
+    """Return the type of the file system that a path is on, from /proc/self/mounts: of the mounts
+    above it, the last of the deepest."""
+    found = None
+    deepest = 0
+    for line in (mounts or "").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        if len(point) >= deepest and (path == point or path.startswith(point.rstrip("/") + "/")):
+            found, deepest = kind, len(point)
+    return found
 
 
 def _runtime_versions(runtimes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

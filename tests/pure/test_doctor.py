@@ -41,6 +41,7 @@ HOST = HostFacts(
     core_pattern="core",
     swap_bytes=0,
     free_disk_bytes=50_000_000_000,
+    data_root_on="tmpfs",
     runtime_versions={"crun": "crun version 1.21", "runc": "runc version 1.3.3", "runsc": "runsc version release-20250707.0"},
     image_protocol="2",
 )
@@ -83,6 +84,8 @@ SICK: list[tuple[str, str, dict[str, Any], str]] = [
     ("user namespace", "warning", {"info": {"SecurityOptions": None}}, "share the host's user ids"),
     ("live restore", "warning", {"info": {"LiveRestoreEnabled": True}}, "#46308"),
     ("runtimes", "warning", {"info": {"Runtimes": {"runc": {}}, "DefaultRuntime": "runc"}}, "used is runc"),
+    ("runtimes", "warning", {"runtime": "runc"}, "crun, runc, runsc; used is runc"),
+    ("runtimes", "warning", {"info": {"DefaultRuntime": "io.containerd.runc.v2"}}, "used is io.containerd.runc.v2"),
     ("runtimes", "failure", {"runtime": "kata"}, "there is no kata: crun, runc, runsc"),
     ("gvisor", "warning", {"runtime": "runsc"}, "runsc"),
     ("kernel", "warning", {"info": {"KernelVersion": "5.4.0-200-generic"}}, "5.4.0"),
@@ -103,6 +106,50 @@ def test_what_is_not_well_is_found(name: str, level: str, world: dict[str, Any],
     assert finding.level == level
     assert said in finding.found
     assert finding.advice.endswith((".", "`dayfly image build`."))
+
+
+@pytest.mark.parametrize(
+    ("name", "world", "said", "advice"),
+    [
+        ("runtimes", {"runtime": "runc"}, "used is runc", 'runtime="crun"'),
+        ("runtimes", {"info": {"Runtimes": {"runc": {}}, "DefaultRuntime": "runc"}}, "used is runc", "Install crun"),
+        ("runtimes", {"runtime": "runsc"}, "used is runsc", ""),
+        ("storage", {"data_root_on": "ext4"}, "overlay2 in /var/lib/docker, on ext4", '"data-root" on a tmpfs'),
+        ("storage", {"data_root_on": None}, "overlay2 in /var/lib/docker", ""),
+        ("kernel", {"info": {"KernelVersion": "5.10.0-33-amd64"}}, "5.10.0", "5.14 or newer"),
+        ("kernel", {"info": {"KernelVersion": "5.14.0"}}, "5.14.0", ""),
+    ],
+)
+def test_what_would_be_faster_is_said(name: str, world: dict[str, Any], said: str, advice: str) -> None:
+    finding = judged(name, **world)
+    assert finding.level == ("warning" if name == "runtimes" and advice else "ok")
+    assert said in finding.found
+    assert (advice in finding.advice) if advice else finding.advice == ""
+
+
+MOUNTS = """\
+overlay / overlay rw,relatime 0 0
+tmpfs /var tmpfs rw 0 0
+/dev/sda1 /var/lib ext4 rw 0 0
+tmpfs /var/library tmpfs rw 0 0
+tmpfs /srv tmpfs rw 0 0
+/dev/sdb1 /srv xfs rw 0 0"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/docker", "ext4"),
+        ("/var/lib", "ext4"),
+        ("/var/library/docker", "tmpfs"),
+        ("/srv/docker", "xfs"),
+        ("/x", "overlay"),
+        ("", None),
+    ],
+)
+def test_the_file_system_below_a_path(path: str, kind: str | None) -> None:
+    assert doctor._file_system(MOUNTS, path) == kind
+    assert doctor._file_system(None, path) is None
 
 
 def test_each_thing_that_is_looked_at_can_be_found_unwell() -> None:
