@@ -59,6 +59,7 @@ def test_it_works_as_verl_loads_it_by_its_path(server: Server) -> None:
         scores = threads.map(lambda _: module.compute_score("apps", RIGHT, LCB, {}, url=server.url), range(8))
         assert [*scores] == [1.0] * 8
     assert module._made.cache_info().misses == 1
+    module._sandbox(server.url, None).close()
 
 
 def test_a_failure_of_the_sandbox_is_judged_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -411,8 +411,8 @@ def _outcome(flight: _Flight) -> Result | Exception:
 
 
 def _text(value: Any) -> str | bytes:
-    """Return a cell of a column: text or bytes as they are, of numpy's types too."""
-    return value if isinstance(value, (str, bytes)) else str(value)
+    """Return a cell of a column: bytes as bytes, numpy's own among them, and all else as text."""
+    return bytes(value) if isinstance(value, bytes) else str(value)
 
 
 class Batches:
