@@ -45,6 +45,11 @@ def test_inspect_finds_it_by_its_entry_point() -> None:
     assert done.stdout.endswith(" True\n"), done.stderr
 
 
+def test_options_of_a_sandbox_are_refused_with_a_url() -> None:
+    with pytest.raises(TypeError, match="memory_limit_mb: with a url, these are settings of the server"):
+        adapter.python(url="http://localhost:1", memory_limit_mb=200)
+
+
 def test_first_calls_at_once_make_one_sandbox(image: str) -> None:
     options = {"limits": Limits(stdout_bytes=10), "pool_size": 1}
     with ThreadPoolExecutor(8) as threads:

@@ -284,3 +284,5 @@ def test_without_a_server_the_answer_is_that_nothing_has_run(doomed: Site) -> No
             doomed.kill(number)
         with pytest.raises(PoolClosed, match="no server takes runs"):
             sandbox.run("")
+    answer = httpx.post(f"{doomed.url}/run_code", json={"code": ""}, trust_env=False)  # which training loops try again
+    assert (answer.status_code, answer.json()["delivered"]) == (504, False)

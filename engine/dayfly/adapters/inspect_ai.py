@@ -60,6 +60,9 @@ def python(timeout_ms: float | None = None, url: str | None = None, key: str | N
     where there is no url.
     """
 
+    if url is not None and options:
+        raise TypeError(f"{', '.join(options)}: with a url, these are settings of the server")
+
     async def execute(code: str) -> str:
         """Execute a Python program, and return what it prints.
 
