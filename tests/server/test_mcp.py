@@ -22,8 +22,10 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import BlobResourceContents, CallToolResult, EmbeddedResource, ImageContent, TextContent, TextResourceContents
 
-from dayfly import Job, Outcome, Result
+from dayfly import EngineUnreachable, Job, Outcome, PoolFull, Result, StartFailed
 from dayfly._mcp import SHOWN, Facts, answer, packages_by
+from dayfly._mcp import server as tools
+from dayfly.judge import JudgeResult, Verdict
 
 from ..conftest import Engine
 from .conftest import NewServer, Server, key_new, servers, wait_for
@@ -334,6 +336,29 @@ def test_what_is_installed_is_told_up_to_a_bound() -> None:
     for told in (many.of_run_python(), many.of_run_python_tests()):
         assert "p0, p1," in told and "p59 and 40 packages more. Imported already: p1." in told
         assert "Ignore" not in told
+
+
+@pytest.mark.parametrize("error", [EngineUnreachable("where it is"), PoolFull("", delivered=False), StartFailed("where it is")])
+def test_an_engine_that_fails_is_a_protocol_error(error: Exception) -> None:
+    judged = JudgeResult(verdict=Verdict.JUDGE_ERROR, passed=0, total=1, score=0, max_score=1, counts={}, cases=[])
+
+    async def run(*_: Any) -> Result:
+        raise error
+
+    async def judge(*_: Any) -> JudgeResult:
+        return judged
+
+    async def facts() -> Facts:
+        return Facts(python="3", memory_mb=50, max_seconds=60, case_seconds=10)
+
+    async def use() -> None:
+        async with Client(tools(run, judge, facts=facts, max_seconds=60)) as client:
+            with pytest.raises(MCPError, match=f"^the sandbox failed: {type(error).__name__}$"):  # and nothing of the engine
+                await client.call_tool("run_python", {"code": ""})
+            with pytest.raises(MCPError, match="the sandbox failed while it judged"):
+                await client.call_tool("run_python_tests", {"code": "", "cases": [{}]})
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize("sent", [b"", b"{}", b"[1, null]"])
