@@ -84,7 +84,7 @@ def arm(steps: "list[Any]", modules: "set[str]") -> None:
     import gc
 
     is_known = _known()
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in modules]
+    files = [_file_of(sys.modules.get(name)) for name in modules]
     if not all([file is None or is_known(file) for file in files]):
         return
     enabled = gc.isenabled()
@@ -92,6 +92,14 @@ def arm(steps: "list[Any]", modules: "set[str]") -> None:
     steps += _steps(modules)
     if enabled:
         gc.enable()
+
+
+def _file_of(module: object) -> "str | None":
+    """Return the file that a module comes from; None for one that is built in, "" if it cannot be
+    told."""
+    if type(module) is not type(sys):  # what a module has put in its place: where the class is from
+        module = sys.modules.get(type(module).__module__)
+    return getattr(module, "__file__", None) if type(module) is type(sys) else ""
 
 
 def has_finalizers() -> bool:

@@ -271,6 +271,7 @@ def test_a_variable_of_the_container(
 
 
 PRELOADED = {
+    "an object in its place": ("import sys\nclass Thing: pass\nsys.modules[__name__] = Thing()", "full"),
     "nothing to notice": ("value = [1, 2]", "full"),
     "a finalizer": ("import other\nlast = other.Last()", "full"),
     "a finalizer in a cycle": ("import other\nlast = other.Last()\nlast.itself = last", "full"),
