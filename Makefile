@@ -14,7 +14,7 @@ BUILD = $(BIN)/dayfly image build
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test setup clean soak test-pythons test-lowest end-tests attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
+.PHONY: run test lint test-pure setup clean soak test-pythons test-lowest end-tests attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -23,19 +23,24 @@ test: setup $(VENV)/frameworks
 	@tools/host test
 	$(say) "the image with Python 2.7, which some tests need"
 	@$(BUILD) --python2 >/dev/null
-	$(say) "lint and types"
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	$(say) "tests of the modules without I/O, which must cover every branch"
-	@$(BIN)/coverage run -m pytest tests/pure
-	@$(BIN)/coverage report
+	@$(MAKE) --no-print-directory lint test-pure
 	$(say) "tests with frameworks, which leave threads behind: in a process of their own"
 	@$(BIN)/pytest tests/adapters
 	$(say) "tests on the real engine, with each runtime"
 	@runtimes=$$(tools/runtimes test) && DAYFLY_TEST_RUNTIMES=$$runtimes $(BIN)/pytest --ignore tests/pure --ignore tests/adapters
 	@$(MAKE) --no-print-directory soak RUNS=500
 	@case " $$(tools/runtimes test) " in *' crun '*) ;; *) printf '[make] left out: the runtime crun\n' ;; esac
+
+lint: $(VENV)/installed
+	$(say) "lint and types"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test-pure: $(VENV)/installed
+	$(say) "tests of the modules without I/O, which must cover every branch"
+	@$(BIN)/coverage run -m pytest tests/pure
+	@$(BIN)/coverage report
 
 soak: setup
 	$(say) "soak: $(or $(RUNS),500) runs"
