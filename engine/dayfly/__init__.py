@@ -1,11 +1,11 @@
 """dayfly: untrusted Python code in single-use Docker containers, kept warm, over the raw Docker
 Engine API.
 
-from dayfly import Sandbox
+    from dayfly import Sandbox
 
-with Sandbox(pool_size=2) as sandbox:
-    result = sandbox.run('print("Hello, world!")', timeout_ms=2_000)
-    print(result.stdout)
+    with Sandbox(pool_size=2) as sandbox:
+        result = sandbox.run('print("Hello, world!")', timeout_ms=2_000)
+        print(result.stdout)
 """
 
 from ._errors import (

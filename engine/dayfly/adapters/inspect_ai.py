@@ -22,6 +22,8 @@ from inspect_ai.tool import Tool, ToolCall, ToolCallContent, ToolCallView, tool
 from dayfly import Outcome, Result, Sandbox
 from dayfly.remote import RemoteSandbox
 
+__all__ = ["python"]
+
 _sandboxes: dict[bytes, Sandbox | RemoteSandbox] = {}
 _making = threading.Lock()
 

@@ -24,6 +24,8 @@ from smolagents.utils import AgentError
 
 from dayfly import Sandbox
 
+__all__ = ["DayflyExecutor"]
+
 SHOWN = 20_000
 """Characters of a value."""
 

@@ -24,6 +24,8 @@ from dayfly import SandboxError
 from dayfly.judge import CaseLimits, Cases, Verdict
 from dayfly.remote import RemoteSandbox
 
+__all__ = ["compute_score"]
+
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 _making = threading.Lock()

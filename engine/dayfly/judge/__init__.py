@@ -1,9 +1,12 @@
-"""dayfly.judge: one submission, many cases, and a verdict. See `Sandbox.judge`.
+"""dayfly.judge: one submission, many cases, and a verdict.
 
-from dayfly.judge import Case, Tokens
+`Sandbox.judge` takes them:
 
-verdict = sandbox.judge("print(int(input()) + 1)", [Case(stdin="1", expected="2")],
-checker=Tokens()) verdict.verdict, verdict.passed, verdict.score
+    from dayfly.judge import Case, Tokens
+
+    cases = [Case(stdin="1", expected="2")]
+    told = sandbox.judge("print(int(input()) + 1)", cases, checker=Tokens())
+    print(told.verdict, told.passed, told.score)
 """
 
 from ._cases import Call, Case, CaseLimits, Group

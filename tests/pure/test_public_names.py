@@ -6,9 +6,12 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import textwrap
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +59,65 @@ def test_star_gives_the_same() -> None:
     assert {name for name in namespace if name != "__builtins__"} == set(dayfly.__all__)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def listed() -> dict[str, list[str]]:
+    """Return the names that the reference shows, by module."""
+    text = (HOME.parents[1] / "docs" / "reference" / "python.md").read_text()
+    found: dict[str, list[str]] = {}
+    for module, members in re.findall(r"^::: (\S+)\n((?: +.*\n)*)", text, re.MULTILINE):
+        found.setdefault(module, []).extend(re.findall(r"^ +- (\w+)$", members, re.MULTILINE))
+    return found
+
+
+def declared(file: Path) -> list[str]:
+    """Return `__all__` of a module without importing it: a framework need not be here."""
+    (value,) = re.findall(r"^__all__ = (\[.*?\])", file.read_text(), re.DOTALL | re.MULTILINE)
+    names: list[str] = ast.literal_eval(value)
+    return names
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    found = listed()
+    assert found.pop("sandbox") == []  # all of it
+    assert sorted(found.pop("dayfly") + found.pop("dayfly._errors")) == sorted(NAMES)
+    adapters = {f"adapters.{file.stem}": file for file in HOME.glob("adapters/*.py") if "__all__" in file.read_text()}
+    files = {"judge": HOME / "judge" / "__init__.py", "remote": HOME / "remote.py"} | adapters
+    assert {module: sorted(names) for module, names in found.items()} == {
+        f"dayfly.{name}": sorted(declared(file)) for name, file in files.items()
+    }
+
+
+def test_every_adapter_is_public_but_what_runs_elsewhere() -> None:
+    private = {file.stem for file in HOME.glob("adapters/*.py") if "__all__" not in file.read_text()}
+    assert private == {"__init__", "smolagents_step"}  # a program in the container
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    for file in sorted([*HOME.rglob("*.py"), *(HOME.parents[1] / "runner_stdio").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{file.name}: {getattr(node, 'name', '')}", ast.get_docstring(node) or ""
+
+
+CODE = r"(?:from \S+ import |import \w+$|(?:async )?with .*:$|[\w.]+\($|\w+ = )"
+
+
+def test_examples_in_docstrings_compile() -> None:
+    examples = 0
+    for where, text in docstrings():
+        assert not re.search(rf"^{CODE}", text, re.MULTILINE), f"{where}: code that is not indented"
+        for block in re.findall(r"(?:^(?: {4}.*)?\n)*^ {4}.*", text, re.MULTILINE):
+            code = textwrap.dedent(block).strip("\n")
+            if re.match(CODE, code, re.MULTILINE):
+                compile(code, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                examples += 1
+    assert examples > 5
+
+
+@pytest.mark.parametrize("name", [f"{module}.{name}" for module, names in listed().items() for name in names if "adapters" not in module])
 def test_every_public_name_has_a_docstring_with_a_full_stop(name: str) -> None:
-    value = getattr(dayfly, name)
-    text = vars(value).get("__doc__")
+    module, _, attribute = name.rpartition(".")
+    value = getattr(importlib.import_module(module), attribute)
+    text = value.__doc__ if inspect.isfunction(value) else vars(value).get("__doc__")
     assert text
     assert text.strip()[-1] in ".:`"
     assert not text.startswith(f"{name}(")  # what a dataclass or a Struct says by itself
