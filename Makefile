@@ -1,8 +1,9 @@
-# Two commands do everything, on a bare Debian or Ubuntu machine as root, or wherever a Docker Engine answers:
+# Two commands do everything, on a bare Debian or Ubuntu machine as root, or wherever a Docker
+# Engine answers:
 #   make run    set up what is missing, then run the examples
 #   make test   set up what is missing, then lint, types and the whole test suite on the real engine
-# make setup is their common part, and quick when nothing is missing; make clean removes what they made here.
-# Two tests take longer:
+# make setup is their common part, and quick when nothing is missing; make clean removes what they
+# made here. Two tests take longer:
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
 #   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of each decoder for
 #                          that long
@@ -46,18 +47,21 @@ soak: setup
 	$(say) "soak: $(or $(RUNS),500) runs"
 	@$(BIN)/python -m tests.soak --runs $(or $(RUNS),500) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(BLOCK),--block $(BLOCK)) $(if $(REPORT),--report $(REPORT))
 
-# What a program can make the kernel hold, and what its container is charged: the table in SECURITY.md.
+# What a program can make the kernel hold, and what its container is charged: the table in
+# SECURITY.md.
 attacks-kernel: setup
 	@$(BIN)/pytest tests/attacks/test_kernel_memory.py -q -s --durations=0 --durations-min=60
 
-# The host's tests on each installed Python from 3.10 to 3.14, and on the lowest declared dependencies.
+# The host's tests on each installed Python from 3.10 to 3.14, and on the lowest declared
+# dependencies.
 test-pythons: setup
 	@tools/pythons
 
 test-lowest: setup
 	@tools/pythons lowest
 
-# Programs that look for a difference between the short end and a plain one, on each Python from 3.8 to 3.14 that is here.
+# Programs that look for a difference between the short end and a plain one, on each Python from 3.8
+# to 3.14 that is here.
 end-tests: $(VENV)/installed
 	@tools/pythons ends
 
@@ -85,8 +89,8 @@ $(VENV)/frameworks: pyproject.toml
 	@$(PIP) --group frameworks
 	@touch $@
 
-# CPython's own test modules, in a plain container and in dayfly: lists each test that differs. Half an hour;
-# MODULES="test_io test_os" chooses.
+# CPython's own test modules, in a plain container and in dayfly: lists each test that differs. Half
+# an hour; MODULES="test_io test_os" chooses.
 cpython-tests: setup
 	@$(BUILD) --tag dayfly/cpython-tests:3.11 --base debian:bookworm --apt libpython3.11-testsuite >/dev/null
 	@$(BIN)/python -m tests.cpython $(MODULES)
@@ -99,8 +103,8 @@ $(VENV)/bench: pyproject.toml
 	@$(PIP) --group bench
 	@touch $@
 
-# The documented behaviour, judged from outside: conformance/README.md. RUNTIME=crun and DOCKER_HOST choose
-# what is judged.
+# The documented behaviour, judged from outside: conformance/README.md. RUNTIME=crun and DOCKER_HOST
+# choose what is judged.
 JUDGE = $(BIN)/python -m pytest -c conformance/pytest.toml
 
 conformance: setup $(VENV)/conformance
@@ -129,7 +133,8 @@ docs: $(VENV)/installed
 	@$(PIP) --group docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-# The sdist and the wheel, checked as a package index checks them, and installed into clean environments.
+# The sdist and the wheel, checked as a package index checks them, and installed into clean
+# environments.
 dist: $(VENV)/installed
 	@$(PIP) --group release
 	@rm -rf dist
@@ -137,7 +142,8 @@ dist: $(VENV)/installed
 	@$(BIN)/twine check --strict dist/*
 	@tools/dist-check dist
 
-# Images stay: another checkout may use them. `docker image rm` removes them, `dayfly clean` leftover containers.
+# Images stay: another checkout may use them. `docker image rm` removes them, `dayfly clean`
+# orphans.
 clean:
 	rm -rf $(VENV) dist build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -384,7 +384,7 @@ class BytesDecoded(Broken):
 
 
 class TextRefused(Broken):
-    """Text that is no UTF-8 is no code."""
+    """Text that is not UTF-8 is refused as code."""
 
     clause, because = "run.text", "surrogates not allowed"
 
@@ -778,7 +778,7 @@ def _changed(docker_host: str, image: str, file: str, old: str, new: str) -> str
     with oracle.attached({"Image": image, "Entrypoint": ["python3", "-c", code], "Cmd": []}) as attached:
         source, cached, text = json.loads(attached.line())
     assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {source}"
-    # An empty file is no compiled module, so Python reads the source.
+    # An empty file is not a compiled module, so Python reads the source.
     return oracle.mark(image, {source: text.replace(old, new).encode(), cached: b""}).image
 
 

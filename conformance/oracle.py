@@ -72,7 +72,7 @@ class Oracle:
 
     def call(self, method: str, path: str, body: Any = None, *, data: bytes | None = None, ok: bool = True, **query: Any) -> Any:
         """Make one API call and return the decoded answer, or None for an empty one. A query value
-        that is no str is sent as JSON."""
+        that is not a str is sent as JSON."""
         params = {name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()}
         headers = {"Content-Type": "application/x-tar"} if data is not None else {}
         with requests_unixsocket.Session() as session:

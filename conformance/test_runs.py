@@ -172,7 +172,7 @@ def test_one_oversized_allocation_is_a_memory_error(box: Box, gvisor: bool) -> N
     answer = box.run("print('before', flush=True)\nhog = bytearray(2_000_000_000)\nprint('survived')")
     if gvisor:
         assert (answer["isError"], answer["outcome"], answer["stdout"]) == (True, "out_of_memory", "before\n")
-        not_applicable("gVisor does not enforce RLIMIT_DATA: the program is stopped for want of memory, and that is reported")
+        not_applicable("gVisor does not enforce RLIMIT_DATA: the program is stopped as out of memory, and that is reported")
     assert (answer["isError"], answer["outcome"], answer["stdout"]) == (True, "error", "before\n")
     assert answer["stderr"].endswith("MemoryError\n")
 

@@ -1,17 +1,22 @@
-"""Adds to the site what lies elsewhere in the repository, and the reference of the command, made
-from its code."""
+"""Adds to the site what lies elsewhere in the repository, and the references of the command and of
+the server's settings, made from their code."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+import click
 
+from dayfly._server.command import app
 from dayfly._server.config import settings
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/dayfly/dayfly/blob/main/"
@@ -28,11 +33,13 @@ PAGES = (
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the pages. MkDocs calls it when it has listed `docs_dir`."""
+    from mkdocs.structure.files import File  # noqa: PLC0415 - the tests read the references without MkDocs
+
     for page in PAGES:
         text = (ROOT / page).read_text()
         files.append(File.generated(config, page, content=_with_links(text, ROOT / page)))
-    files.append(File.generated(config, "reference/command.md", content=_command()))
-    files.append(File.generated(config, "reference/settings.md", content=_settings()))
+    files.append(File.generated(config, "reference/command.md", content=command()))
+    files.append(File.generated(config, "reference/settings.md", content=server_settings()))
     for image in (ROOT / "benchmarks" / "results").glob("*.png"):
         files.append(File.generated(config, f"benchmarks/results/{image.name}", abs_src_path=str(image)))
     return files
@@ -63,13 +70,21 @@ def _with_links(text: str, page: Path) -> str:
     return re.sub(r"\]\(([^)\s]+)\)", link, text)
 
 
-def _command() -> str:
-    """Return the reference of `dayfly`, as Typer makes it from the command itself."""
-    command = [sys.executable, "-m", "typer", "dayfly._cli", "utils", "docs", "--name", "dayfly", "--title", "Command"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout  # noqa: S603 - a fixed command
+def command() -> str:
+    """Return the reference of `dayfly`: what Typer makes from it, and the help of `dayfly serve`,
+    which Typer does not look into."""
+    typer = [sys.executable, "-m", "typer", "dayfly._cli", "utils", "docs", "--name", "dayfly", "--title", "Command"]
+    made = subprocess.run(typer, check=True, capture_output=True, text=True, cwd=ROOT).stdout  # noqa: S603 - a fixed command
+    return made + "\n".join(_help(app, click.Context(app, info_name="dayfly serve", terminal_width=100)))
 
 
-def _settings() -> str:
+def _help(group: click.Command, context: click.Context) -> Iterator[str]:
+    yield f"\n### `{context.command_path}` in full\n\n```text\n{group.get_help(context)}\n```\n"
+    for name, one in sorted(getattr(group, "commands", {}).items()):
+        yield from _help(one, click.Context(one, parent=context, info_name=name, terminal_width=100))
+
+
+def server_settings() -> str:
     """Return the table of the server's settings, made from their definition."""
     rows = "".join(
         f"| `{setting.name.replace('limits_', 'limits.', 1)}` | {setting.help} "

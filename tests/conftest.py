@@ -57,8 +57,8 @@ class Engine:
         self.path = path
 
     def call(self, method: str, path: str, **query: Any) -> tuple[int, Any]:
-        """Return the status and the answer, decoded where it is JSON. A query value that is no str
-        is sent as JSON."""
+        """Return the status and the answer, decoded where it is JSON. A query value that is not a
+        str is sent as JSON."""
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         with contextlib.closing(connection):
@@ -76,8 +76,8 @@ class Engine:
         """Every container, in any state, that dayfly made."""
         status, rows = self.call("GET", "/containers/json", all="1", filters={"label": ["dayfly.instance"]})
         assert status == 200, rows
-        # 20.10 may go on listing what it has removed if that had died of want of memory; it says
-        # itself that there is no such container.
+        # 20.10 may go on listing what it has removed if the kernel had killed that at its
+        # memory limit; it says itself that there is no such container.
         return [row for row in rows if row["State"] != "removing" or self.call("GET", f"/containers/{row['Id']}/json")[0] != 404]
 
 

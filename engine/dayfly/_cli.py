@@ -1,4 +1,4 @@
-"""The command `dayfly`: run a program, look at this host, remove leftovers, build images.
+"""The command `dayfly`: run a program, look at this host, remove orphans, build images.
 
 A thin shell around the library: it reads what it is given, hands it over, and turns what comes back
 into bytes, lines and an exit code. It owns what a process brings with it: standard streams that may
@@ -339,7 +339,7 @@ def _notes(result: Result, *, timeout_ms: float, memory_mb: float, whole: bool) 
     if result.messages_dropped:
         yield f"{result.messages_dropped:,} messages were dropped, over a limit or not valid JSON"
     if result.displays_dropped:
-        yield f"{result.displays_dropped:,} displays were dropped, over a limit or no bundle"
+        yield f"{result.displays_dropped:,} displays were dropped, over a limit or not a bundle"
     if result.messages_raw and not whole:
         yield f"{len(result.messages_raw):,} messages that the program sent are shown with --json"
     for skipped in result.files_skipped:

@@ -70,7 +70,7 @@ def resolve(
     sense.
 
     An Endpoint is returned as it is. A process that makes sandbox after sandbox resolves once: the
-    Docker client's files may be half written, or unreadable for want of descriptors, later on.
+    Docker client's files may be half written, or unreadable without a free descriptor, later on.
     """
     if isinstance(docker_host, Endpoint):
         return docker_host

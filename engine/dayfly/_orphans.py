@@ -66,7 +66,7 @@ def is_orphan(container: Mapping[str, Any], *, same_host: bool, now: float) -> b
         return False
     runs = container.get("State") in ("running", "paused")
     boot, pid = label.get("dayfly.boot"), label.get("dayfly.pid", "")
-    # What cannot be read, for want of a descriptor say, proves nothing.
+    # What cannot be read, as where no descriptor is free, proves nothing.
     if same_host and boot and _boot() and boot != _boot():
         return not runs  # none has been running since that boot
     if same_host and boot and boot == _boot() and label.get("dayfly.pidns") == _namespace() != "" and pid.isdecimal():

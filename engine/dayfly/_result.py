@@ -131,7 +131,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """Largest resident set of one process of the program; starts at what was preloaded. None where
     it is not known."""
     oom_kills: int | None = None
-    """Processes that the kernel killed for want of memory; the program may have survived some."""
+    """Processes that the kernel killed at the memory limit; the program may have survived some."""
     stdout_raw: bytes | None = None
     """The bytes of stdout where they are not UTF-8; else None. `stdout_bytes` has them in any
     case."""
@@ -154,8 +154,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         """What the program claims its last expression's value to be: `{"repr": "…", "json": …}`.
 
         Without "json" where the value has no JSON form. None where there is no value: `last_value`
-        was not asked for, the last statement is no expression, the program ended before it, or the
-        value was over the limits of displays.
+        was not asked for, the last statement is not an expression, the program ended before it, or
+        the value was over the limits of displays.
         """
         return msgspec.json.decode(self.last_value_raw, type=dict[str, Any] | None)
 

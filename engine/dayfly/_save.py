@@ -23,8 +23,8 @@ def save(files: Mapping[str, bytes], into: str, *, replace: bool = False) -> dic
     """Write files, given by path, below the folder `into`. Return the paths that were not written,
     each with the reason.
 
-    `replace`: remove what has the name of a file, unless it is a folder. OSError if `into` is no
-    folder.
+    `replace`: remove what has the name of a file, unless it is a folder. OSError if `into` is not
+    a folder.
     """
     not_written: dict[str, str] = {}
     root = os.open(into, _ROOT)

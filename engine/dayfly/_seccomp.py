@@ -229,7 +229,7 @@ def _cover(table: int, bits: int) -> list[tuple[int, int]]:
 
 def _settable(index: int) -> list[list[Argument]]:
     """Rules for the limits that may be set: all but CORE (4), and its neighbours RSS, MSGQUEUE and
-    NICE, which are no use here."""
+    NICE, which nothing here needs."""
     return [[(index, 4, 0)], [(index, 2, 2)]]
 
 

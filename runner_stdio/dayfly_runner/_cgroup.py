@@ -1,5 +1,5 @@
-"""The counters that the kernel keeps of the container: kills for want of memory, peak memory,
-processor time.
+"""The counters that the kernel keeps of the container: OOM kills, peak memory, processor
+time.
 
 Facts of the kernel that the program cannot forge. The files are opened before it starts, and read
 again when it has ended: at that time there may be no descriptor, or no memory, left to open them

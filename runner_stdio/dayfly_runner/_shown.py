@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "main.py"
 _BEGIN, _VALUE = "<begin>", "<last value>"
-"""Names that are no identifiers: no program has them."""
+"""No program has these names: they are not identifiers."""
 _ONLY_AST = 0x400  # ast.PyCF_ONLY_AST; the Python half of ast would import re and enum
 
 
@@ -177,7 +177,8 @@ def _prepare_value(sandbox: _Sandbox) -> None:
 
 
 def _code(source: bytes, name: str) -> "Any":
-    """Return the program's code with two calls of ours; None if its end is no expression."""
+    """Return the program's code with two calls of ours; None if its end is not an
+    expression."""
     import _ast
 
     tree: Any = compile(source, name, "exec", _ONLY_AST, dont_inherit=True)

@@ -121,8 +121,8 @@ class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     is as good as a result. In a session, the next program may be refused."""
     runs: list[dict[str, Any]] = []
     gvisor: dict[str, Any] = {}
-    """What is different under gVisor, whose guest meets a kernel without our filter: what that
-    allows, it allows inside itself."""
+    """What is different under gVisor, whose programs meet a kernel of their own without our filter:
+    what that allows, it allows inside itself."""
 
 
 def head(path: Path) -> dict[str, Any]:

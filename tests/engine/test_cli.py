@@ -158,7 +158,7 @@ def test_images_are_written_to_the_folder_for_figures(dayfly_: Dayfly, tmp_path:
     )
     done = dayfly_("run", "--figures", str(tmp_path / "new/figures"), "--limit", "displays=1", "-c", SHOWS)
     assert done.returncode == 125
-    assert b"dayfly: 2 displays were dropped, over a limit or no bundle\n" in done.stderr
+    assert b"dayfly: 2 displays were dropped, over a limit or not a bundle\n" in done.stderr
     assert b"'figure-1.png' was not written to" in done.stderr
     assert dayfly_("run", "--figures", str(tmp_path / "new/figures"), "--force", "-c", SHOWS).returncode == 0
 

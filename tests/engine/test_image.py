@@ -135,8 +135,8 @@ def test_the_image_has_labels_and_little_configuration(engine: Any, image: str) 
     assert config["User"] == "65534:65534"
     assert [entry.partition("=")[0] for entry in config["Env"]] == ["PATH"]
     assert not config["Volumes"]
-    # Labels by which the reaper knows containers would make every container of the image a
-    # leftover.
+    # Labels by which the cleaner knows containers would make every container of the image an
+    # orphan.
     assert not any(name in labels for name in ("dayfly.instance", "dayfly.pid"))
 
 

@@ -65,7 +65,7 @@ def table() -> dict[str, int]:
 
 # What need not be in a layer below, but is imported inside a function only, and why.
 DEFERRED = {
-    "_cli": {"dayfly._server"},  # a guest of the library, loaded when somebody asks to serve
+    "_cli": {"dayfly._server"},  # built on the library, loaded when somebody asks to serve
     "_watchdog_process": {"dayfly._watchdog_process"},  # a script until its host is dead, then this module
 }
 # What must not be imported before it is needed, though it is in a layer below.
@@ -228,7 +228,7 @@ def test_the_workbench_program_is_imported_by_nobody() -> None:
     assert {name for name, *_ in imports(IMAGE / "workbench_program.py", "dayfly._image")} <= sys.stdlib_module_names
 
 
-# The server's modules, top to bottom, by the same rule; it is a guest of the library, so of dayfly
+# The server's modules, top to bottom, by the same rule; it is built on the library, so of dayfly
 # it may use what any host program may.
 SERVER = HOST / "_server"
 SERVER_LAYERS = [

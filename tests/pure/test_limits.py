@@ -1,4 +1,4 @@
-"""Every limit at its bounds, and everything that is no limit. A bad value never becomes
+"""Every limit at its bounds, and everything that is not a limit. A bad value never becomes
 "unlimited": it is a TypeError or a ValueError."""
 
 from __future__ import annotations

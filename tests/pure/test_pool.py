@@ -1,5 +1,5 @@
-"""The pool's hands, with members that are plain async functions: whoever is cancelled wherever, no
-slot is lost and nobody is forgotten."""
+"""The pool, with workers that are plain async functions: whoever is cancelled wherever, no slot is
+lost and every waiter is answered."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -89,6 +90,20 @@ def test_the_reference_has_every_public_name_once() -> None:
 def test_every_adapter_is_public_but_what_runs_elsewhere() -> None:
     private = {file.stem for file in HOME.glob("adapters/*.py") if "__all__" not in file.read_text()}
     assert private == {"__init__", "smolagents_step"}  # a program in the container
+
+
+def test_the_references_have_every_command_and_setting() -> None:
+    spec = importlib.util.spec_from_file_location("hooks", HOME.parents[1] / "docs" / "hooks.py")
+    assert spec
+    assert spec.loader
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    command = hooks.command()
+    for name in ("run", "judge", "serve", "serve key new", "mcp", "doctor", "clean", "image build"):
+        assert f"`dayfly {name}`" in command
+    for option in ("--config FILE", "--check-config", "--limits-pids VALUE", "--file FILE"):
+        assert option in command
+    assert "| `limits.pids` | Processes and threads" in hooks.server_settings()
 
 
 def docstrings() -> Iterator[tuple[str, str]]:

@@ -522,7 +522,7 @@ with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
             memory.seek(start)
             try: part = memory.read(end - start)
             except OSError: continue
-            found += len(re.findall(b'0123456789abcdef0123456789abcde[f]', part))  # Which is no match for itself.
+            found += len(re.findall(b'0123456789abcdef0123456789abcde[f]', part))  # Which does not match itself.
 print(found)
 """)
     assert ended.stderr == b""

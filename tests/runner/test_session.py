@@ -295,7 +295,7 @@ with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
             memory.seek(start)
             try: part = memory.read(end - start)
             except OSError: continue
-            found += len(re.findall(b'MARKER-fedcba98765432[1]0', part))  # Which is no match for itself.
+            found += len(re.findall(b'MARKER-fedcba98765432[1]0', part))  # Which does not match itself.
 print(found)
 """
 

@@ -153,8 +153,8 @@ def shared(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture(autouse=True)
 def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test leave the shared server with a warm container, by which the next one knows it for
-    no leftover."""
+    """Let a test leave the shared server with a warm container, which the next test
+    expects of it."""
     shared = request.getfixturevalue("shared") if "shared" in request.fixturenames else None
     yield
     if shared is not None:

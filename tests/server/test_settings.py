@@ -29,6 +29,7 @@ def test_every_setting_has_flag_variable_and_place_in_the_file(tmp_path: Path) -
     shown = command("--help", COLUMNS="200").stdout
     for setting in settings():
         assert setting.flag in shown
+        assert setting.help.endswith(".")
         if setting.default is None or setting.default == []:
             continue
         text = str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
@@ -148,12 +149,12 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert len(key) > 40
     assert key not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    ring = keys.KeyStore([], str(file))
-    found = ring.find(key)
+    store = keys.KeyStore([], str(file))
+    found = store.find(key)
     assert found is not None
     assert found.name == "alice"
     for wrong in (None, "", key[:-1], key + "x", key.upper(), "\udcff"):
-        assert ring.find(wrong) is None
+        assert store.find(wrong) is None
     again = command("key", "new", "alice", "--file", str(file))
     assert (again.returncode, again.stdout) == (2, "")
     assert "already" in again.stderr
@@ -164,23 +165,23 @@ def test_keys_are_read_again_and_a_broken_file_changes_nothing(tmp_path: Path) -
     now = 0.0
     file, first, second = tmp_path / "keys", keys.new(), keys.new()
     file.write_text(keys.line("first", first) + " concurrency=3  # a comment\n\n")
-    ring = keys.KeyStore([], str(file), clock=lambda: now)
-    found = ring.find(first)
+    store = keys.KeyStore([], str(file), clock=lambda: now)
+    found = store.find(first)
     assert found is not None
     assert found.concurrency == 3
     file.write_text(keys.line("second", second))
-    assert ring.find(second) is None  # looked at once a second
+    assert store.find(second) is None  # looked at once a second
     now = 1.5
-    assert ring.find(second) is not None
-    assert ring.find(first) is None
+    assert store.find(second) is not None
+    assert store.find(first) is None
     for broken in (lambda: file.write_text("second=" + second), file.unlink):
         broken()
         now += 2
-        assert ring.find(second) is not None
+        assert store.find(second) is not None
     file.write_text("")
-    ring.reload()
-    assert ring.find(second) is None  # all keys taken away: nobody comes in, not everybody
-    assert not ring.open
+    store.reload()
+    assert store.find(second) is None  # all keys taken away: nobody comes in, not everybody
+    assert not store.open
 
 
 @pytest.mark.parametrize("own", ["speed=3", "concurrency=x", "concurrency=1.5", "rate_burst=0", "concurrency=1.2.3"])
@@ -204,7 +205,7 @@ def test_the_rate_is_a_bucket_that_fills_again() -> None:
         pass
     with pytest.raises(RateExceeded), quotas.run(alice, 101.2):
         pass
-    for _ in range(50):  # another key's account is its own, and 0 is no limit
+    for _ in range(50):  # another key's account is its own, and 0 means without limit
         with quotas.run(bob, 101.2):
             pass
 

@@ -198,6 +198,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
+ABOUT_LIMITS = {
+    "cpus": "Processors that a program may keep busy.",
+    "pids": "Processes and threads of a program at once, the runner's two among them.",
+    "tmpfs_bytes": "Size of /tmp, and again of the working directory.",
+    "tmpfs_inodes": "Files and directories in each of the two, and in /dev/shm.",
+    "shm_bytes": "Size of /dev/shm.",
+    "open_files": "Open descriptors of one process.",
+    "file_size_bytes": "Largest file that a program may write.",
+    "loopback": "TCP inside the container; there is never another network.",
+    "stdout_bytes": "Bytes of stdout that are kept.",
+    "stderr_bytes": "Bytes of stderr that are kept.",
+    "on_output_limit": "What happens to a program that writes more: truncate or kill.",
+    "messages": "Values that a program may hand back by sandbox.send.",
+    "message_bytes": "Size of these values as JSON, together.",
+    "displays": "Figures and other displays that a program may hand back.",
+    "display_bytes": "Size of the displays as JSON, together.",
+    "file_count": "Files that a program may hand back.",
+    "file_bytes": "Size of these files, together.",
+    "code_bytes": "Size of the code in UTF-8.",
+    "input_bytes": "Size of stdin, data, args, env and files, together.",
+}
+"""The fields of `dayfly.Limits` in a line each; its docstrings say more."""
+
+
 class Setting(msgspec.Struct, frozen=True):
     """One setting by its flat name: `port`, `limits_pids`."""
 
@@ -241,7 +265,7 @@ def settings() -> Iterator[Setting]:
             hint = hints[field.name]
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
             about = next((meta.description for meta in get_args(hint)[1:] if isinstance(meta, msgspec.Meta)), None)
-            yield Setting(prefix + field.name, hint, about or f"Field `{field.name}` of dayfly.Limits.", default)
+            yield Setting(prefix + field.name, hint, about or ABOUT_LIMITS[field.name], default)
 
 
 def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, str | bool]) -> Config:

@@ -2,9 +2,9 @@
 /schema.
 
 Both are written by hand, but for the editor, which `tools/editor/build` makes of CodeMirror, and
-load nothing from anywhere else. The Content-Security-Policy, which the edge sends with every
-answer, says so: no inline script or style, nobody may frame them, and no text ever becomes HTML
-(`require-trusted-types-for`).
+load nothing from anywhere else. The Content-Security-Policy, which the middleware sends with
+every answer, says so: no inline script or style, nobody may frame them, and no text ever becomes
+HTML (`require-trusted-types-for`).
 """
 
 from __future__ import annotations

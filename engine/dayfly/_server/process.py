@@ -39,21 +39,21 @@ log = structlog.stdlib.get_logger("dayfly.server")
 def check(config: Config) -> tuple[KeyStore, Tracing]:
     """Read what the configuration points to. ConfigError if it cannot be used."""
     try:
-        ring = KeyStore(config.keys, config.keys_file)
+        store = KeyStore(config.keys, config.keys_file)
     except OSError as error:
         raise ConfigError(f"keys_file: {config.keys_file}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if not config.loopback and not len(ring):
+    if not config.loopback and not len(store):
         raise ConfigError(f"keys_file: {config.keys_file} has no key, and host {config.host} is not a loopback address")
     if config.mcp and importlib.util.find_spec("mcp") is None:
         raise ConfigError("mcp: the package mcp is not installed: pip install 'dayfly[mcp]'")
-    return ring, Tracing(wanted=config.traces)
+    return store, Tracing(wanted=config.traces)
 
 
 def serve(config: Config) -> None:
     """Serve until a signal says stop. ConfigError if it cannot begin."""
-    ring, tracing = check(config)
+    store, tracing = check(config)
     set_up_logs(config.log_level)
     most = _connections(config, raise_descriptor_limit())
     endpoint = resolve(config.docker_host)
@@ -62,7 +62,7 @@ def serve(config: Config) -> None:
         # uvicorn raises the signal again when all is done: that is the end, and a good one.
         signal.signal(number, _leave)
     try:
-        died = asyncio.run(_serve(config, ring, tracing, listener, endpoint=endpoint, most=most))
+        died = asyncio.run(_serve(config, store, tracing, listener, endpoint=endpoint, most=most))
     finally:
         log.info("stopped")
     if died:
@@ -86,7 +86,7 @@ def _connections(config: Config, descriptors: int) -> int:
 
 async def _serve(
     config: Config,
-    ring: KeyStore,
+    store: KeyStore,
     tracing: Tracing,
     listener: socket.socket,
     *,
@@ -95,7 +95,7 @@ async def _serve(
 ) -> bool:
     """Serve until a signal says stop. True if the server ended because it could not go on."""
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, ring.reload)
+    loop.add_signal_handler(signal.SIGHUP, store.reload)
     quiet_accept_errors(loop)
     died = False
 
@@ -105,12 +105,12 @@ async def _serve(
 
     quotas = Quotas(per_minute=config.rate_per_minute, burst=config.rate_burst, concurrency=config.concurrency)
     keyless = config.run_code and config.run_code_without_key  # whose runs are one key's, beside the others
-    service = Service(config, tracing, endpoint, key_count=lambda: len(ring) + keyless, on_death=die)
+    service = Service(config, tracing, endpoint, key_count=lambda: len(store) + keyless, on_death=die)
     context = AppContext(
         config=config,
         service=service,
-        sessions=Sessions(config, service, lambda: len(ring)),
-        keys=ring,
+        sessions=Sessions(config, service, lambda: len(store)),
+        keys=store,
         quotas=quotas,
         bodies=BodyMemory(config.max_bodies_bytes),
         case_sets=CaseSets(config.case_sets_bytes),
@@ -133,7 +133,7 @@ async def _serve(
         )
     )
     host, port = listener.getsockname()[:2]
-    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", keys=len(ring), playground=config.playground)
+    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", keys=len(store), playground=config.playground)
     await server.serve(sockets=[listener])
     return died
 

@@ -42,8 +42,8 @@ class _Account(msgspec.Struct):
 
 
 class Quotas:
-    """What each key has used. The defaults hold for keys without limits of their own; 0 is no
-    limit."""
+    """What each key has used. The defaults hold for keys without limits of their own; 0
+    means without limit."""
 
     def __init__(self, *, per_minute: float, burst: int, concurrency: int) -> None:
         self._per_minute = per_minute

@@ -77,7 +77,7 @@ class SandboxActor:
 class _Answer(msgspec.Struct):
     result: Result | None = None
     messages: list[bytes] = []
-    """JSON, which a Result holds as it is: in msgpack it would be no msgpack."""
+    """JSON as bytes. A Result holds it as `msgspec.Raw`, which would not be valid in msgpack."""
     displays: list[bytes] = []
     last_value: bytes = b"null"
     verdict: JudgeResult | None = None
@@ -112,8 +112,8 @@ def _bare(result: Result, nothing: msgspec.Raw) -> Result:
 
 
 def _plain(told: JudgeResult, nothing: msgspec.Raw) -> JudgeResult:
-    """Return a report whose results hold no JSON: what a submission sends is no part of a
-    verdict."""
+    """Return a report whose results hold no JSON: a verdict says nothing of what a
+    submission sends."""
     cases = [one if one.result is None else msgspec.structs.replace(one, result=_bare(one.result, nothing)) for one in told.cases]
     plain: JudgeResult = msgspec.structs.replace(told, cases=cases)
     return plain

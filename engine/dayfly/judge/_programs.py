@@ -224,8 +224,8 @@ def syntax_job(source: bytes) -> Job:
 
 
 def may_be_invalid(result: Result) -> bool:
-    """Whether a run may have ended for want of valid Python. A cheap sign, which the program could
-    give too: `syntax_job` decides."""
+    """Whether a run may have ended because the code is not valid Python. A cheap sign, which the
+    program could give too: `syntax_job` decides."""
     if result.stdout or result.outcome in (Outcome.OK, Outcome.SIGNAL):
         return False
     if result.outcome is not Outcome.ERROR:  # it was killed: at its limits, what Python says may be missing

@@ -1,7 +1,7 @@
 """Makes as many as it can of one kind of object of the kernel's, says how many, and holds them. See test_kernel_memory.
 
 Each kind is a function that makes one more, and raises OSError at a limit. It is called in as many processes as there may be, until
-that, or until the container's memory is nearly full: a process that is killed for want of memory would hold nothing.
+that, or until the container's memory is nearly full: a process that is killed at the memory limit would hold nothing.
 """
 
 import ctypes

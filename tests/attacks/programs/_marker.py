@@ -5,7 +5,7 @@ import re
 
 import sandbox
 
-MARKER = re.compile(b"MARKER-4f1d0c9[b]")  # which is no match for itself
+MARKER = re.compile(b"MARKER-4f1d0c9[b]")  # which does not match itself
 found = []
 with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
     for line in maps:

@@ -17,7 +17,7 @@
 # [[runs]]
 # args = ["queued descriptors"]
 # outcomes = ["ok", "out_of_memory"]
-"""Memory that is no heap: anonymous files, page tables, buffers of pipes and sockets, descriptors on their way."""
+"""Memory outside the heap: anonymous files, page tables, buffers of pipes and sockets, descriptors on their way."""
 
 import mmap
 import os

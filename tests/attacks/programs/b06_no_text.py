@@ -12,7 +12,7 @@
 # args = ["cut"]
 # stdout = ""
 # truncated = true
-"""Bytes that are no UTF-8, terminals' escapes, a surrogate, a character that the limit cuts in two."""
+"""Bytes that are not UTF-8, terminals' escapes, a surrogate, a character that the limit cuts in two."""
 
 import os
 import sys

@@ -5,7 +5,7 @@
 # displays = 1
 # displays_dropped = 11
 # messages = [true]
-"""Displays that are no bundles, values of the wrong shape, too deep or with numbers beyond all bounds; then one true bundle."""
+"""Displays that are not bundles, values of the wrong shape, too deep or with numbers beyond all bounds; then one true bundle."""
 
 import os
 

@@ -4,7 +4,7 @@
 # lost = true
 # bomb = true
 # timeout_ms = 20000
-"""Forty hogs that make themselves as unlikely to be killed for want of memory as they may, so that the kernel turns to others."""
+"""Forty hogs that make themselves as unlikely to be killed at the memory limit as they may, so that the kernel turns to others."""
 
 import contextlib
 import os

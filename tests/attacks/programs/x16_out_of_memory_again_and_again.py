@@ -1,7 +1,7 @@
 # outcomes = ["timeout", "out_of_memory"]
 # timeout_ms = 2500
 # bomb = true
-"""Child after child is killed for want of memory: the engine has to handle an event for each."""
+"""Child after child is killed at the memory limit: the engine has to handle an event for each."""
 
 import os
 

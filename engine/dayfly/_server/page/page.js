@@ -1,4 +1,5 @@
-// The playground: one form, one run at a time over POST /v1/run/stream. No HTML made of text: everything is a text node.
+// The playground: one form, one run at a time over POST /v1/run/stream. No HTML made of text:
+// everything is a text node.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -51,7 +52,8 @@ socket.create_connection(("192.0.2.1", 80), timeout=1)
 `,
 };
 
-// In a shadow root the editor's styles are adopted style sheets, which the page's policy allows; <style> elements are forbidden.
+// In a shadow root the editor's styles are adopted style sheets, which the page's policy allows;
+// <style> elements are forbidden.
 function makeEditor(text) {
   const { EditorState, EditorView, HighlightStyle, bracketMatching, defaultKeymap, drawSelection, history, historyKeymap, indentLess,
     indentMore, indentOnInput, indentUnit, keymap, lineNumbers, python, syntaxHighlighting, tags } = CodeMirror;
@@ -153,7 +155,8 @@ function finished(result, queueMs) {
   offer(result.files);
 }
 
-// Pixels, and vectors as <img>, where no script of theirs runs. Of anything else its text: HTML is the program's.
+// Pixels, and vectors as <img>, where no script of theirs runs. Of anything else its text: HTML is
+// the program's.
 const IMAGES = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml"];
 function picture(displays) {
   const images = [];
@@ -173,7 +176,8 @@ function picture(displays) {
   $("figures").replaceChildren(...images);
 }
 
-// A program chooses the names of its files. Controls may turn what is read around: "\u202egnp.exe" looks like "exe.png".
+// A program chooses the names of its files. Controls may turn what is read around: "\u202egnp.exe"
+// looks like "exe.png".
 function printable(path) {
   return path.replace(/[\p{C}\\:*?"<>|]/gu, "_");
 }
