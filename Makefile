@@ -95,7 +95,8 @@ cpython-tests: setup
 	@$(BUILD) --tag dayfly/cpython-tests:3.11 --base debian:bookworm --apt libpython3.11-testsuite >/dev/null
 	@$(BIN)/python -m tests.cpython $(MODULES)
 
-# Speed, compared with other projects, which come from the package index: a quarter of an hour on an idle machine.
+# Speed, compared with other projects, which come from the package index: a quarter of an hour on an
+# idle machine.
 bench: setup $(VENV)/bench
 	@$(BIN)/python -m benchmarks
 

@@ -14,6 +14,8 @@ import pytest
 from dayfly import Limits, Sandbox
 from dayfly.adapters import inspect_ai as adapter
 
+from .. import documents
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect's own
 
 
@@ -56,6 +58,24 @@ def test_first_calls_at_once_make_one_sandbox(image: str) -> None:
         made = {*threads.map(lambda _: adapter._sandbox(None, None, dict(options)), range(8))}
     (one,) = made
     assert one.run("print('x' * 20)").stdout == "x" * 10
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    from inspect_ai import eval  # noqa: A004
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+    names: dict[str, Any] = {"dataset": [Sample(input="What is 6 * 7?")]}
+    code = documents.block("docs/frameworks.md", "from inspect_ai import Task")
+    documents.run(code.replace("\nTask(", "\ntask = Task("), names)
+    call = ModelOutput.for_tool_call("mockllm/model", "python", {"code": "print(6 * 7)"})
+    outputs = [call, ModelOutput.from_content("mockllm/model", "42")]
+    for output in outputs:
+        output.usage = ModelUsage()
+    (log,) = eval(names["task"], model=get_model("mockllm/model", custom_outputs=outputs), display="none")
+    assert log.samples is not None
+    assert [message.text for message in log.samples[0].messages if message.role == "tool"] == ["42\n"]
 
 
 def test_an_evaluation_calls_it_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from dayfly import ContainerLost, EngineUnreachable, ImageMissing, Job, Outcome, PoolClosed, Result
 
+from .. import documents
 from ..conftest import Engine
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -187,6 +188,19 @@ def test_batches_of_a_dataset(cluster: Any, image: str) -> None:
     assert [done[row["code"]]["stdout"] for row in rows[:20]] == [f"{number + 1}\n" for number in range(20)]
     assert (done["1/0"]["outcome"], done["1/0"]["exit_code"]) == ("error", 1)
     assert done["#" * 1_000_001]["error"].startswith("ValueError: code is 1,000,001 bytes")
+
+
+def test_the_examples_of_the_page_run(cluster: Any, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.data
+
+    monkeypatch.setattr(ray, "init", lambda: None)  # this process is in the cluster already
+    fleet = documents.block("docs/machines.md", "import ray").replace("pool_size=8", "pool_size=1").replace("...", "print(outcome.stdout)")
+    printed = documents.run(fleet, {"jobs": ["print(1)", "print(2)"]}).split()
+    assert (printed[:3], sorted(printed[3:])) == (["42", "1", "2"], ["1", "2"])
+    names: dict[str, Any] = {"dataset": ray.data.from_items([{"code": "print(6 * 7)"}])}
+    batches = documents.block("docs/machines.md", "from dayfly.adapters.ray").replace('pool_size": 8', 'pool_size": 1')
+    documents.run(batches.replace("concurrency=4", "concurrency=2").replace("\ndataset.map", "\nmade = dataset.map"), names)
+    assert [row["stdout"] for row in names["made"].take_all()] == ["42\n"]
 
 
 def test_a_lost_node_costs_its_own_runs_and_none_runs_twice(cluster: Any, image: str, tmp_path: Path) -> None:

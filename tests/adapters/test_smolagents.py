@@ -10,6 +10,8 @@ import pytest
 
 from dayfly import Sandbox
 
+from .. import documents
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # smolagents' own
 
 
@@ -19,12 +21,10 @@ def sandbox(image: str) -> Iterator[Sandbox]:
         yield made
 
 
-def answers(sandbox: Sandbox, *steps: str, tools: Any = ()) -> tuple[Any, list[str]]:
-    """Return the agent's answer, and what it was told after each step."""
-    from smolagents import CodeAgent, Model
+def scripted(*steps: str) -> Any:
+    """Return a model that says these steps, one after the other."""
+    from smolagents import Model
     from smolagents.models import ChatMessage, MessageRole
-
-    from dayfly.adapters.smolagents import DayflyExecutor
 
     class Scripted(Model):  # type: ignore[misc]
         said = iter(steps)
@@ -32,11 +32,31 @@ def answers(sandbox: Sandbox, *steps: str, tools: Any = ()) -> tuple[Any, list[s
         def generate(self, *_: Any, **__: Any) -> Any:
             return ChatMessage(role=MessageRole.ASSISTANT, content=f"Thought: go on\n<code>\n{next(self.said)}\n</code>")
 
+    return Scripted()
+
+
+def answers(sandbox: Sandbox, *steps: str, tools: Any = ()) -> tuple[Any, list[str]]:
+    """Return the agent's answer, and what it was told after each step."""
+    from smolagents import CodeAgent
+
+    from dayfly.adapters.smolagents import DayflyExecutor
+
     executor = DayflyExecutor(sandbox, timeout_ms=5_000)
-    with CodeAgent(tools=[*tools], model=Scripted(), executor=executor, max_steps=len(steps), verbosity_level=0) as agent:
+    with CodeAgent(tools=[*tools], model=scripted(*steps), executor=executor, max_steps=len(steps), verbosity_level=0) as agent:
         answer = agent.run("the task")
         told = [str(step.error or step.observations) for step in agent.memory.steps if hasattr(step, "observations")]
     return answer, told
+
+
+def test_the_example_of_the_page_runs(image: str) -> None:
+    names = {
+        "model": scripted(
+            "primes = [n for n in range(2, 10_000) if all(n % d for d in range(2, int(n**0.5) + 1))]", "final_answer(len(primes))"
+        )
+    }
+    code = documents.block("docs/frameworks.md", "from smolagents import CodeAgent")
+    documents.run(code.replace("agent.run(", "answer = agent.run("), names)
+    assert names["answer"] == 1229
 
 
 def test_steps_build_on_each_other_up_to_the_final_answer(sandbox: Sandbox) -> None:

@@ -30,7 +30,7 @@ from dayfly._image.answers import last_status
 from dayfly._image.recipe import Facts
 from dayfly._messages import PROTOCOL
 
-from .test_documents import BLOCK, ROOT, blocks
+from ..documents import ROOT, block, blocks, run
 
 DEFAULT = f"dayfly/python:{__version__}"
 
@@ -237,9 +237,12 @@ async def test_the_science_image_draws_and_has_its_fonts(api: EngineAPI, image: 
 def follow_the_pages(tag: str, folder: Path) -> None:
     """Do what README and docs/figures.md say, with the image that is there."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    readme = [code for code, _ in blocks("README.md", "sh") if "--image science" in code]
+    names: dict[str, Any] = {}
+    run(block("docs/figures.md", "import base64").replace('"science"', repr(tag)), names)
+    assert names["png"][:8] == PNG
+    readme = [one.code for one in blocks("README.md", "sh") if "--image science" in one.code]
     _, figures = (ROOT / "docs" / "figures.md").read_text().split("## A CSV in, a plot out\n")
-    steps = [(language, code) for language, code, _ in BLOCK.findall(figures.partition("\n## ")[0])]
+    steps = [(one.language, one.code) for one in blocks("docs/figures.md") if one.code in figures.partition("\n## ")[0]]
     assert [language for language, _ in steps] == ["sh", "py", "sh"]
     assert len(readme) == 1
     printed = []

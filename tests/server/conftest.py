@@ -85,8 +85,8 @@ class Server:
                 engine.call("DELETE", f"/containers/{row['Id']}", force="1")
 
     def warm(self) -> None:
-        """Wait until a container is warm, by which the next test knows the server for no
-        leftover."""
+        """Wait until a container is warm, which the next test
+        expects of the server."""
         wait_for(lambda: self.metric('dayfly_containers{state="warm"}') or None, self)
 
     def stop(self, number: int = signal.SIGTERM) -> int:

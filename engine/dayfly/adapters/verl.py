@@ -76,9 +76,10 @@ def compute_score(
     """Return 1.0 if the answer's code passes all cases, else 0.0; with `continuous` the share that
     it passes.
 
-    A container that is lost is no wrong answer: the answer is judged again, `tries` times in all,
-    and then the loss is raised. An answer has no effect but its verdict, so it may run twice. What
-    RemoteSandbox raises where the server is not there, or stays full, is raised at once.
+    A container that is lost does not count as a wrong answer: the answer is judged again, `tries`
+    times in all, and then the loss is raised. An answer has no effect but its verdict, so it may
+    run twice. What RemoteSandbox raises where the server is not there, or stays full, is raised at
+    once.
     """
     code = code_of(solution_str)
     if code is None:
