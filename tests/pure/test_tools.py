@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-RUNTIMES = Path(__file__).parents[2] / "tools" / "runtimes"
+ROOT = Path(__file__).parents[2]
+RUNTIMES = ROOT / "tools" / "runtimes"
 
 
 def runtimes(config: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,3 +40,11 @@ def test_a_daemon_that_set_up_installed_may_be_changed(tmp_path: Path) -> None:
     done = runtimes(tmp_path / "daemon.json")
     assert done.returncode == 1
     assert "only root can add it to the local one" in done.stderr
+
+
+def test_the_editor_s_licences_are_those_of_what_is_in_it() -> None:
+    packages = json.loads((ROOT / "tools" / "editor" / "package.json").read_text())["dependencies"]
+    text = (ROOT / "engine" / "dayfly" / "_server" / "page" / "editor.LICENSE").read_text()
+    headings = re.findall(r"^(\S+) (\d+\.\d+\.\d+)$", text, re.MULTILINE)
+    assert dict(headings) == {name: version for name, version in packages.items() if name != "esbuild"}  # which makes the file
+    assert text.count("Permission is hereby granted") == len(headings)

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from .conftest import NewServer, Server, key_new, wait_for
 
 CHROMIUM = next(filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), "")
-REFUSED = "the server responded with a status of 422"
+REFUSED = re.compile("the server responded with a status of (422|502|503)")
 """What Chromium says of an answer that a test asks for; every other complaint of its fails the
 test."""
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -63,7 +63,7 @@ def page(browser: Browser, shared: Server) -> Iterator[Page]:
     wrong: list[str] = []
     page.on(
         "console",
-        lambda message: wrong.append(message.text) if message.type in ("error", "warning") and REFUSED not in message.text else None,
+        lambda message: wrong.append(message.text) if message.type in ("error", "warning") and not REFUSED.search(message.text) else None,
     )
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((shared.url, "data:", "blob:")) else wrong.append(request.url))
@@ -101,12 +101,58 @@ def test_it_can_be_used_with_keys_alone(page: Page, shared: Server) -> None:
     page.keyboard.press("Control+Enter")
     expect(page.locator("#badges")).to_have_text("running")
     page.keyboard.press("Escape")
+    page.keyboard.press("Tab")  # no trap, and the run goes on
+    assert page.evaluate("document.activeElement.id") == "runtab"
+    expect(page.locator("#badges")).to_have_text("running")
+    page.keyboard.press("Escape")
     expect(page.locator("#badges .bad")).to_have_text("stopped")
     wait_for(lambda: shared.metric("dayfly_clients_gone_total") == gone + 1 or None, shared)
-    page.focus(EDITOR)
-    page.keyboard.press("Escape")
-    page.keyboard.press("Tab")  # no trap
-    assert page.evaluate("document.activeElement.id") == "runtab"
+
+
+def test_the_program_has_colours(page: Page) -> None:
+    write(page, "def f():\n    return 'text'  # why")
+    colours = page.evaluate(
+        """() => Object.fromEntries([...document.querySelector("#code").shadowRoot.querySelectorAll(".cm-line span")]
+        .map(span => [span.textContent, getComputedStyle(span).color]))"""
+    )
+    front = page.evaluate("getComputedStyle(document.body).color")
+    assert {"def", "return", "'text'", "# why"} <= set(colours)
+    assert len({colours["def"], colours["'text'"], colours["# why"], front}) == 4
+
+
+def test_what_was_dropped_is_shown(page: Page) -> None:
+    write(page, "import sandbox\nfor _ in range(1001): sandbox.send(1)\nfor _ in range(22): sandbox.display(1)\nprint('end')")
+    page.click("#run")
+    expect(page.locator("#badges .good")).to_have_text("ok")
+    expect(page.locator("#badges")).to_contain_text("1 message dropped")
+    expect(page.locator("#badges")).to_contain_text("2 displays dropped")
+
+
+def test_a_proxy_s_own_answer_is_shown_by_its_status(page: Page) -> None:
+    page.route("**/v1/run/stream*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>", content_type="text/html"))
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_have_text("502 Bad Gateway")
+    expect(page.locator("#output")).to_contain_text("not an answer of dayfly")
+
+
+def test_without_its_limits_the_page_asks_for_a_key(page: Page) -> None:
+    page.route("**/v1/limits", lambda route: route.fulfill(status=503, body="busy"))
+    page.reload()
+    expect(page.locator("#limits")).to_contain_text("could not be read (503 Service Unavailable)")
+    expect(page.locator("#key")).to_be_visible()
+    write(page, "print(1)")
+    page.click("#run")
+    expect(page.locator("#output")).to_have_text("1\n")
+
+
+def test_the_verdict_is_in_view_on_a_narrow_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.click("#run")
+    expect(page.locator("#badges .good")).to_have_text("ok")
+    expect(page.locator("#badges .good")).to_be_in_viewport(ratio=1)
+    page.click("#casestab")
+    page.click("#run")
+    expect(page.locator("#badges .bad")).to_be_in_viewport(ratio=1)
 
 
 def test_stdin_data_and_limits_reach_the_program(page: Page) -> None:
@@ -300,6 +346,17 @@ def test_the_documentation_shows_every_route(browser: Browser, shared: Server) -
     schema = page.locator("details").filter(has=page.locator("summary", has_text=re.compile(r"^Result\b")))
     schema.locator("summary").click()
     expect(schema.locator("code", has_text="peakMemoryBytes")).to_be_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_documentation_is_accessible(browser: Browser, shared: Server, scheme: str) -> None:
+    page = browser.new_page(base_url=shared.url, color_scheme=scheme, viewport={"width": 360, "height": 640})  # type: ignore[arg-type]
+    page.goto("/schema")
+    for summary in page.locator("summary").all()[:6]:
+        summary.click()
+    page.evaluate(AXE)
+    check_access(page)
     page.close()
 
 

@@ -147,6 +147,8 @@ function finished(result, queueMs) {
   list.push(["queue " + milliseconds(queueMs)]);
   if (result.stdoutTruncated) list.push(["stdout cut", "bad"]);
   if (result.stderrTruncated) list.push(["stderr cut", "bad"]);
+  const dropped = [["message", result.messagesDropped], ["display", result.displaysDropped], ["skipped file", result.filesSkippedDropped]];
+  for (const [name, count] of dropped) if (count) list.push([`${count.toLocaleString("en")} ${name}${count > 1 ? "s" : ""} dropped`, "bad"]);
   badges(list);
   for (const message of result.messages) notice("sandbox.send: " + JSON.stringify(message) + "\n");
   for (const { path, why } of result.filesSkipped) notice(`${printable(path)} did not come back: ${why.replaceAll("_", " ")}\n`);
@@ -222,6 +224,15 @@ async function* events(body) {
       yield { name: name.slice("event: ".length), value: JSON.parse(data.slice("data: ".length)) };
     }
   }
+}
+
+// What a refusal says. A proxy's own answer, of whatever form, has its status alone.
+async function refusal(answer) {
+  try {
+    const { title, detail, type } = await answer.json();
+    if (title) return { title, detail, type };
+  } catch (error) { /* not JSON */ }
+  return { title: answer.statusText, detail: "This is not an answer of dayfly. Something between it and this page has answered." };
 }
 
 // Cases: what each is given and what is expected of it, and the verdict when it is known.
@@ -301,6 +312,7 @@ async function run() {
   controller = new AbortController();
   busy(true);
   badges([["waiting", "busy"]]);
+  $("badges").scrollIntoView({ block: "nearest" }); // on a narrow screen it is far below the button
   let ended = false;
   let queueMs = 0;
   try {
@@ -308,9 +320,9 @@ async function run() {
     if ($("key").value) headers["X-API-Key"] = $("key").value;
     const answer = await fetch(judging ? "v1/judge/stream" : "v1/run/stream?combined=false", { method: "POST", headers, body: JSON.stringify(body), signal: controller.signal });
     if (!answer.ok) {
-      const problem = await answer.json();
+      const problem = await refusal(answer);
       badges([[answer.status + " " + problem.title, "bad"]]);
-      notice(problem.detail);
+      notice(problem.detail || "");
       if (problem.type === "/problems/key") $("key").focus();
       return;
     }
@@ -343,6 +355,7 @@ async function run() {
   } finally {
     controller = null;
     busy(false);
+    $("badges").scrollIntoView({ block: "nearest" });
   }
 }
 
@@ -365,7 +378,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     run();
-  } else if (event.key === "Escape") stop();
+  } else if (event.key === "Escape" && !$("code").contains(event.target)) stop(); // there it lets Tab move on
 });
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -392,7 +405,16 @@ program = makeEditor(Object.values(EXAMPLES)[0]);
   try {
     $("key").value = sessionStorage.getItem("key") || "";
   } catch (error) { /* see remember() */ }
-  const limits = await (await fetch("v1/limits")).json();
+  let limits;
+  try {
+    const answer = await fetch("v1/limits");
+    if (!answer.ok) throw new Error(answer.status + " " + answer.statusText);
+    limits = await answer.json();
+  } catch (error) {
+    $("keylabel").hidden = false; // it may be needed
+    $("limits").textContent = `The limits could not be read (${error.message}). Reload the page to try again.`;
+    return;
+  }
   python = limits.python;
   $("keylabel").hidden = !limits.keyRequired;
   $("timeout").max = limits.maxTimeoutMs;
