@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,34 @@ def test_runtimes_asked_for_by_name_are_not_left_out(tmp_path: Path, wanted: str
     assert (done.returncode, done.stdout) == (status, said)
 
 
-def test_a_daemon_that_set_up_installed_may_be_changed(tmp_path: Path) -> None:
-    (tmp_path / "installed-by-dayfly").touch()
-    # It goes on to add crun, and stops at the engine, which is not the local one.
+def test_crun_is_left_out_where_the_engine_is_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "installed-by-dayfly").touch()  # of the local engine, which is not the one at DOCKER_HOST
     done = runtimes(tmp_path / "daemon.json")
-    assert done.returncode == 1
-    assert "only root can add it to the local one" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "runc\n")
+    assert "leaving out crun" in done.stderr
+
+
+def test_what_is_missing_is_named_and_not_installed(tmp_path: Path) -> None:
+    def missing(path: str) -> str:
+        return subprocess.run(
+            ["/bin/sh", ROOT / "tools" / "host", "missing"], env={"PATH": path}, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert missing(str(tmp_path)).split()[0] == "page"
+    for name in ("chromium", "haproxy"):
+        (tmp_path / name).touch(mode=0o755)
+    assert missing(str(tmp_path)) == ""
+
+
+def test_skipped_tests_are_noted_for_the_closing_line(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text("import pytest\ndef test_a(): pytest.skip('one processor')\ndef test_b(): pass\n")
+    note = tmp_path / "left-out.txt"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "DAYFLY_TEST_LEFT_OUT": str(note)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert note.read_text() == "test_one.py::test_a: one processor\n"
 
 
 def test_the_editor_s_licences_are_those_of_what_is_in_it() -> None:

@@ -152,7 +152,7 @@ class Site:
 
 def program() -> str:
     found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-    assert found, "HAProxy is missing: run  make test,  or install the package haproxy"
+    assert found, "HAProxy is missing: run  make test-haproxy,  or install the package haproxy"
     return found
 
 

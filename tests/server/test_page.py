@@ -46,7 +46,7 @@ def program(page: Page) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "no chromium: run  tools/host test"
+    assert CHROMIUM, "no chromium: run  make test-page"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
