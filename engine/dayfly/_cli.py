@@ -161,8 +161,9 @@ def run(
 ) -> None:
     """Run one program in a fresh container that is gone afterwards. Its output streams live.
 
-    The exit code is the program's; 128+N if signal N ended it; 124: time-out; 137: out of memory;
-    125: the sandbox itself failed, its input makes no sense, or a file was not written;
+    The exit code is the program's; 128+N if signal N ended it.
+    124: time-out. 137: out of memory.
+    125: the sandbox failed, its input makes no sense, or a file was not written.
     2: the command line cannot be read.
     """
     with _told(FAILED):
@@ -566,23 +567,12 @@ def image_build(
     """Build the image that containers are made of. What it does goes to stderr, the image's id to
     stdout."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from ._build_view import BuildView
     from ._image import build
 
     async def work() -> str:
-        console = Console(stderr=True)
-        bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True)
-        step = bar.add_task("building")
-
-        def told(line: str) -> None:
-            console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
-            if not line.startswith(" "):  # lines of a step are indented
-                bar.reset(step, description=escape(_printable(line)))
-
-        # A Progress that is not on a terminal ends with an empty line.
-        with bar if console.is_terminal else contextlib.nullcontext():
+        with BuildView(Console(stderr=True)) as view:
             async with EngineAPI(docker_host) as engine:
                 return await build(
                     engine,
@@ -595,7 +585,7 @@ def image_build(
                     allow_source=allow_source,
                     preload=preload or (),
                     force=force,
-                    progress=told,
+                    progress=lambda line: view.told(_printable(line)),
                 )
 
     with _told(1):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import inspect
 import json
 import os
 import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -464,9 +468,6 @@ def test_ctrl_c_in_a_terminal(engine: Any) -> None:
 
 
 def _own_terminal() -> None:
-    import fcntl
-    import termios
-
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -730,11 +731,12 @@ def test_what_cannot_be_judged_is_said_on_one_line(dayfly_: Dayfly, problem: Pat
     assert says in failure_line(done)
 
 
-def test_a_judging_on_a_terminal_has_colours_and_a_bar(engine: Any, problem: Path) -> None:
+def on_terminal(engine: Any, *arguments: str, **variables: str) -> str:
+    """Return what a command shows on a terminal of 80 columns."""
     controller, terminal = pty.openpty()
-    with started(
-        engine, "judge", str(problem / "right.py"), "--cases", str(problem), stdout=terminal, env={**os.environ, "TERM": "xterm"}
-    ) as process:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    with started(engine, *arguments, stdout=terminal, stderr=terminal, env={**environment, "TERM": "xterm", **variables}) as process:
         os.close(terminal)
         shown = b""
         with contextlib.suppress(OSError):  # EIO is the end
@@ -742,6 +744,24 @@ def test_a_judging_on_a_terminal_has_colours_and_a_bar(engine: Any, problem: Pat
                 shown += piece
         process.wait(60)
     os.close(controller)
-    assert b"\x1b[32maccepted" in shown
-    assert b"of 3 cases" in shown
-    assert process.returncode == 0
+    return shown.decode()
+
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*3\dm")
+
+
+def test_a_judging_on_a_terminal_has_colours_and_a_bar(engine: Any, problem: Path) -> None:
+    arguments = ("judge", str(problem / "right.py"), "--cases", str(problem))
+    shown = on_terminal(engine, *arguments)
+    assert "\x1b[32maccepted" in shown
+    assert "of 3 cases" in shown
+    assert not COLOUR.search(on_terminal(engine, *arguments, NO_COLOR="1"))
+
+
+@pytest.mark.parametrize("arguments", ["doctor", "image ls", "image build", "--help", "run --help", "judge --help", "serve --help"])
+def test_eighty_columns_are_enough(engine: Any, arguments: str) -> None:
+    shown = on_terminal(engine, *arguments.split())
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert len(lines) > 1
+    assert not COLOUR.search(on_terminal(engine, *arguments.split(), NO_COLOR="1"))

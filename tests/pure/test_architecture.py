@@ -25,7 +25,7 @@ RUNNER = ROOT / "runner_stdio" / "dayfly_runner"
 LAYERS = [
     ["__main__"],
     ["__init__", "_cli"],
-    ["_doctor", "_judge_view", "_mcp", "remote"],
+    ["_build_view", "_doctor", "_judge_view", "_mcp", "remote"],
     ["_sync"],
     ["_sandbox"],
     ["judge"],
@@ -51,7 +51,12 @@ NO_IO = [
     *("_result", "_seccomp", "_spec", "_stats", "_stdcopy"),
 ]
 OUTSIDE = {"anyio", "httpcore", "httpx", "msgspec"}
-OUTSIDE_OF = {"_cli": OUTSIDE | {"rich", "typer"}, "_judge_view": OUTSIDE | {"rich"}, "_mcp": OUTSIDE | {"mcp", "pydantic"}}
+OUTSIDE_OF = {
+    "_cli": OUTSIDE | {"rich", "typer"},
+    "_build_view": OUTSIDE | {"rich"},
+    "_judge_view": OUTSIDE | {"rich"},
+    "_mcp": OUTSIDE | {"mcp", "pydantic"},
+}
 TYPING_ONLY = {"typing_extensions"}  # the type checker has it
 
 
