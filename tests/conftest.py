@@ -50,6 +50,15 @@ def within(seconds: float) -> Iterator[None]:
     assert taken < seconds, f"it took {taken:.1f} s"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Note which tests were skipped, for what `make test` says at its end."""
+    if name := os.environ.get("DAYFLY_TEST_LEFT_OUT"):
+        skipped = terminalreporter.getreports("skipped")
+        reasons = [f"{report.nodeid}: {report.longrepr[2].removeprefix('Skipped: ')}\n" for report in skipped]
+        with Path(name).open("a", encoding="utf-8") as file:
+            file.writelines(reasons)
+
+
 class Engine:
     """The Docker Engine at a Unix socket, as it is."""
 

@@ -56,6 +56,7 @@ ELSEWHERE = {
     ("docs/remote.md", "with Sandbox"): "two lines to compare; the block below runs the second",
     ("docs/tutorial.md", "pip install 'dayfly[cli]'"): INDEX,
     ("docs/tutorial.md", "pip install 'dayfly[server]'"): INDEX,
+    ("docs/tutorial.md", "python3 -m venv /opt/dayfly"): "it changes the machine; tests/server/test_deploy.py compares it with the unit",
 }
 FAILS = {"dayfly run --memory-mb 50 -c 'x = [bytearray": 137, "dayfly run --timeout-ms 500 -c 'while True": 124}
 """Commands that end with another status than 0, each by its beginning."""

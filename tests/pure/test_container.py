@@ -132,7 +132,7 @@ class Engine:
         async def lines() -> AsyncIterator[dict[str, Any]]:
             self.asked()
             for event in list(self.history):
-                await anyio.sleep(0.001)  # a read of a socket is no checkpoint alone
+                await anyio.sleep(0.001)  # a read of a socket alone need not be a checkpoint
                 yield event
             await anyio.sleep_forever()
 

@@ -106,5 +106,14 @@ def test_the_runner_in_the_wheel_has_these_files(wheel: zipfile.ZipFile) -> None
     }
 
 
+def test_the_changelog_has_a_date_and_a_link_for_each_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE)[0] == "[Unreleased]"
+    assert len(versions) == text.count("\n## ") - 1
+    assert dayfly.__version__ in versions
+    assert re.findall(r"^\[(.*)\]: https://github.com/dayfly/dayfly/", text, re.MULTILINE) == ["Unreleased", *versions]
+
+
 def test_the_runner_says_the_same_version() -> None:
     assert f'\nVERSION = "{dayfly.__version__}"\n' in (ROOT / "runner_stdio" / "dayfly_runner" / "__init__.py").read_text()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 from pathlib import Path
 
 import yaml
 
 from dayfly._server.config import load, settings
+
+from .. import documents
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 
@@ -40,6 +43,17 @@ def test_the_unit_has_time_to_stop_and_few_rights() -> None:
     assert service["ExecStartPre"].endswith("--check-config")
     # Its home is closed to it, so the engine must be named.
     assert (service["ProtectHome"], service["Environment"]) == ("yes", "DOCKER_HOST=unix:///var/run/docker.sock")
+
+
+def test_the_tutorial_installs_the_unit_as_the_unit_says() -> None:
+    said = re.findall(r"^#   (\S.*)$", (DEPLOY / "dayfly.service").read_text(), re.MULTILINE)
+    steps = documents.block("docs/tutorial.md", "python3 -m venv /opt/dayfly").splitlines()
+    assert len(said) == 7
+    for line in said[1:]:  # the first installs mmdebstrap, which the tutorial has told before
+        wanted = line.replace("/path/to/this/checkout[server]", "dayfly[server]").replace(
+            "systemctl enable", "systemctl daemon-reload && systemctl enable"
+        )
+        assert wanted in steps
 
 
 def test_the_compose_file_asks_for_flags_that_there_are() -> None:
