@@ -764,4 +764,8 @@ def test_eighty_columns_are_enough(engine: Any, arguments: str) -> None:
     lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).splitlines()
     assert [line for line in lines if len(line) > 80] == []
     assert len(lines) > 1
-    assert not COLOUR.search(on_terminal(engine, *arguments.split(), NO_COLOR="1"))
+
+
+def test_a_terminal_without_colours_has_none(engine: Any) -> None:
+    assert COLOUR.search(on_terminal(engine, "doctor"))
+    assert not COLOUR.search(on_terminal(engine, "doctor", NO_COLOR="1"))

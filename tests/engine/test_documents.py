@@ -38,6 +38,7 @@ ELSEWHERE = {
     ("docs/figures.md", "printf"): SCIENCE,
     ("docs/figures.md", "from pathlib import Path"): SCIENCE,
     ("docs/figures.md", "dayfly serve --image science"): SCIENCE,
+    ("docs/engine.md", "import logging"): "it would change the log of the tests' own process",
     ("docs/frameworks.md", "from inspect_ai import Task"): "tests/adapters/test_inspect_ai.py",
     ("docs/frameworks.md", "from smolagents import CodeAgent"): "tests/adapters/test_smolagents.py",
     ("docs/frameworks.md", "python3 -m verl.trainer.main_ppo"): "verl needs a GPU; tests/adapters/test_verl.py calls the function",
@@ -58,7 +59,14 @@ ELSEWHERE = {
     ("docs/tutorial.md", "pip install 'dayfly[server]'"): INDEX,
     ("docs/tutorial.md", "python3 -m venv /opt/dayfly"): "it changes the machine; tests/server/test_deploy.py compares it with the unit",
 }
-FAILS = {"dayfly run --memory-mb 50 -c 'x = [bytearray": 137, "dayfly run --timeout-ms 500 -c 'while True": 124}
+FAILS = {
+    "dayfly run --memory-mb 50 -c 'x = [bytearray": 137,
+    "dayfly run --timeout-ms 500 -c 'while True": 124,
+    "dayfly run --image no/such": 125,
+    "dayfly run --docker-host unix:///nowhere": 125,
+    "dayfly run --runtime nope": 125,
+    "dayfly run --preload no_such": 125,
+}
 """Commands that end with another status than 0, each by its beginning."""
 
 
