@@ -211,7 +211,7 @@ class Container:
             await self._engine.start(self.id)
             started = True
             self._stream = await self._engine.attach(self.id)
-        log.debug("%s: attached", self.id[:12])
+        log.debug("%s: attached after %.0f ms", self.id[:12], (time.monotonic() - begun) * 1_000)
         await self._stream.write(self._dialogue.hello())
         if not started:
             try:

@@ -176,6 +176,11 @@ class Ledger:
         record = self._records.get(key)
         return "" if record is None else record.name
 
+    def id(self, key: int) -> str:
+        """Return the id that the engine gave, or ""."""
+        record = self._records.get(key)
+        return "" if record is None else record.id
+
     def created(self, key: int, id: str) -> None:  # noqa: A002 - the engine's own word
         """Note the id that the engine gave."""
         self._records[key].id = id

@@ -148,7 +148,7 @@ class Pool(Generic[W]):
             self._waiters.pop(ticket, None)
         if ticket.worker is not None:
             assert waiter.worker is not None
-            log.debug("container %d leased after %.1f ms", ticket.worker, (self._clock() - asked_at) * 1_000)
+            log.debug("%s: leased after %.1f ms", self._ledger.id(ticket.worker)[:12], (self._clock() - asked_at) * 1_000)
             return Lease(self, ticket.worker, waiter.worker)
         if not ticket.expired:
             raise PoolClosed("the sandbox was closed while this run was waiting for a container") from self._ledger.closed_by

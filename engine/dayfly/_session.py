@@ -237,7 +237,7 @@ class AsyncSession:
                 return container
             why = self._why(container)
             if wanted.run.clean and not container.expired:
-                log.debug("%s: session goes on in another container, since %s", container.id[:12], why)
+                log.debug("%s: session goes on in another container", container.id[:12])
                 self._lease.end()
                 await self._begin()
                 return self._lease.worker

@@ -317,7 +317,7 @@ class _Call(Future[T]):
         try:
             self.exception(CANCEL_WITHIN)
         except BaseException as error:  # noqa: BLE001 - cancelled or late: the caller's own error is what counts
-            log.debug("a cancelled call: %r", error)
+            log.debug("a cancelled call ended with %s", type(error).__name__)
         return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -29,6 +30,9 @@ PYTHON = "DAYFLY_PYTHON"
 EXIT_WITHIN = 1.0
 """Seconds that its process has to exit when all is done. It is killed then."""
 POLL = 0.005
+
+_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*t?d?(-dbg)?(\.exe)?", re.IGNORECASE)
+"""File names of interpreters. An application may be called `pythonista`."""
 
 
 class Watchdog:
@@ -132,6 +136,6 @@ def interpreter() -> str | None:
     # Not sysconfig: it opens a file when it is first asked, and there may be no descriptor left.
     folders = [Path(sys.exec_prefix, "bin"), Path(sys.base_exec_prefix, "bin")]
     for path in [Path(sys.executable or "/"), *(folder / f"python{version}" for folder in folders)]:
-        if path.name.lower().startswith(("python", "pypy")) and os.access(path, os.X_OK):
+        if _INTERPRETER.fullmatch(path.name) and os.access(path, os.X_OK):
             return str(path)
     return None

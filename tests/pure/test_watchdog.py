@@ -42,14 +42,31 @@ def test_a_frozen_application_has_no_interpreter(monkeypatch: pytest.MonkeyPatch
     assert interpreter() is None
 
 
-@pytest.mark.parametrize("executable", ["/usr/sbin/uwsgi", "/opt/app/app", "", None])
-def test_an_application_is_never_taken_for_an_interpreter(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+APPLICATIONS = ["app", "python_editor", "pythonista", "python3-editor", "pypyserver", "python.sh", "my-python"]
+
+
+@pytest.mark.parametrize("executable", ["/usr/sbin/uwsgi", *APPLICATIONS, "", None])
+def test_an_application_is_never_taken_for_an_interpreter(executable: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if executable in APPLICATIONS:
+        executable = str(tmp_path / executable)
+        Path(executable).write_text("#!/bin/sh\n")
+        Path(executable).chmod(0o755)
     monkeypatch.setattr(sys, "executable", executable)
     found = interpreter()
     assert found is not None
     assert Path(found).name == f"python{sys.version_info[0]}.{sys.version_info[1]}"
     asked = [found, "-c", "import sys; print(*sys.version_info[:2])"]
     assert subprocess.check_output(asked, text=True).split() == [str(number) for number in sys.version_info[:2]]
+
+
+NAMES = ["python", "python3", "python3.14", "python3.13t", "python3.12d", "Python", "pypy3.11", "pypy", "python3.11-dbg"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interpreter_is_known_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / name))
+    assert interpreter() == str(tmp_path / name)
 
 
 def test_where_no_interpreter_is_found_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
