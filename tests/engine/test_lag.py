@@ -14,15 +14,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from dayfly import AsyncSandbox, ContainerLost, Outcome, Piece, Result, Sandbox
+from dayfly import AsyncSandbox, ContainerLost, Limits, Outcome, Piece, Result, Sandbox
 from dayfly import _deadline as deadline
+
+T = TypeVar("T")
 
 SMALL, LARGE = 1, 300_000
 CODE = "import time\ntime.sleep({sleep})\nprint('x' * {size})"
@@ -67,6 +69,21 @@ async def until_running(sandbox: AsyncSandbox) -> None:
     or the next."""
     while not sandbox.stats().running:
         await anyio.lowlevel.checkpoint()
+
+
+async def blocked(call: Callable[[], Awaitable[T]], sandbox: AsyncSandbox, at: float, seconds: float = BLOCK) -> list[T]:
+    """What a call returns if the loop is blocked `at` seconds after its container was leased."""
+    results: list[T] = []
+
+    async def run() -> None:
+        results.append(await call())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await until_running(sandbox)
+        await anyio.sleep(at)
+        time.sleep(seconds)  # noqa: ASYNC251 - it is what is tested
+    return results
 
 
 def hold_the_gil(seconds: float) -> None:
@@ -137,6 +154,52 @@ async def test_a_program_that_is_late_is_late_on_a_blocked_host_too(sandbox: Asy
     assert (results[0].outcome, results[0].stdout) == (Outcome.TIMEOUT, "x" * 300_000 + "\n")
     assert results[0].stdout_truncated is False, "the runner has reported: the host did not judge alone"
     assert 700 <= results[0].wall_ms < 1_700
+
+
+@pytest.mark.parametrize("at", POINTS)
+async def test_both_streams_are_whole_on_a_blocked_host(sandbox: AsyncSandbox, at: float) -> None:
+    code = f"import sys, time\ntime.sleep({SLEEP})\nsys.stderr.write('e' * {LARGE})\nprint('o' * 9)\nsys.exit(3)"
+    result = (await blocked(lambda: sandbox.run(code, timeout_ms=TIMEOUT_MS), sandbox, at))[0]
+    assert (result.outcome, result.exit_code, result.stdout, result.stderr) == (Outcome.ERROR, 3, "o" * 9 + "\n", "e" * LARGE)
+    assert (result.stdout_truncated, result.stderr_truncated) == (False, False)
+
+
+@pytest.mark.parametrize("at", POINTS)
+async def test_an_oom_kill_on_a_blocked_host_is_one(sandbox: AsyncSandbox, at: float) -> None:
+    code = "print('begun', flush=True)\nx = [bytearray(10**6) for _ in range(1000)]"
+    result = (await blocked(lambda: sandbox.run(code, timeout_ms=TIMEOUT_MS), sandbox, at))[0]
+    assert (result.outcome, result.signal, result.stdout) == (Outcome.OUT_OF_MEMORY, 9, "begun\n")
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.6])
+async def test_an_oom_kill_of_the_runner_on_a_blocked_host(at: float) -> None:
+    """Files fill the memory, so the kernel has nothing else left to kill: the engine is asked."""
+    code = "for n in range(8): open(f'/tmp/{n}', 'wb').write(bytes(8_000_000))"
+    limits = Limits(tmpfs_bytes=64_000_000, file_size_bytes=64_000_000)
+    async with AsyncSandbox(memory_limit_mb=30, limits=limits) as greedy:
+        result = (await blocked(lambda: greedy.run(code, timeout_ms=TIMEOUT_MS), greedy, at, 6.0))[0]
+        assert result.outcome is Outcome.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("at", POINTS)
+async def test_a_session_on_a_blocked_host_goes_on(sandbox: AsyncSandbox, at: float) -> None:
+    async with sandbox.session() as session:
+
+        async def both() -> list[Result]:
+            first = await session.run(CODE.format(sleep=SLEEP, size=LARGE), timeout_ms=TIMEOUT_MS)
+            return [first, await session.run(CODE.format(sleep=SLEEP, size=SMALL), timeout_ms=TIMEOUT_MS)]
+
+        first, second = (await blocked(both, sandbox, at))[0]
+        check(first, LARGE)
+        check(second, SMALL)
+        check(await session.run(CODE.format(sleep=0, size=SMALL), timeout_ms=TIMEOUT_MS), SMALL)
+
+
+async def test_a_session_that_opens_on_a_blocked_host(sandbox: AsyncSandbox) -> None:
+    session = sandbox.session()
+    await blocked(session.open, sandbox, 0.0, 6.0)
+    check(await session.run(CODE.format(sleep=0, size=SMALL), timeout_ms=TIMEOUT_MS), SMALL)
+    await session.close()
 
 
 async def test_a_silent_runner_is_ended_though_the_host_is_late(sandbox: AsyncSandbox, engine: Any) -> None:
