@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ._limits import Limits, number
+from ._limits import MAX_TIMEOUT_MS, Limits, number
 from ._messages import MAX_FILES, MAX_PATTERNS, PATH_BYTES, RUN_SIZE, Request, Run, encode, path_problem
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ else:
     Source = str | None
     FileContent = bytes
 
-MAX_TIMEOUT_MS = 7 * 24 * 3_600_000.0
 RUN_ROOM = RUN_SIZE - 32
 """What is left of a `run` frame beside its token."""
 PROGRAM, DATA = "main.py", "data.json"

@@ -14,6 +14,19 @@ one run."""
 
 MAX_WAITING = 1_000_000
 """Ceiling of callers in a queue."""
+MAX_QUEUE_MS = 1e12
+"""Ceiling of the time in it."""
+MAX_POOL, MAX_CONTAINERS = 10_000, 100_000
+"""Ceilings of containers that are kept warm, and of those alive."""
+MIN_MEMORY_MB, MAX_MEMORY_MB = 16.0, 1e9
+"""Bounds of a container's memory. The engine's own floor is 6 MiB; a runner and a Python do not
+start in less than 16 MB."""
+MAX_SECONDS = 604_800.0
+"""Ceiling of the time of a program, of a session and of its idle time: a week."""
+MAX_TIMEOUT_MS = MAX_SECONDS * 1_000
+MAX_SESSION_RUNS = 1_000_000
+SESSION_RUNS, SESSION_SECONDS, SESSION_IDLE = 100, 600.0, 60.0
+"""What a session has unless it asks for something else: programs, age, idle time."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,9 +38,10 @@ from pydantic import BaseModel, Field
 
 from ._errors import DayflyError, SessionLost
 from ._job import Job
+from ._limits import MAX_SECONDS, MAX_SESSION_RUNS
 from ._result import SVG, Outcome, Result
 from ._sandbox import AsyncSandbox
-from ._session import MOST_SECONDS, AsyncSession
+from ._session import AsyncSession
 from ._version import __version__
 from .judge import Call, Case, JudgeResult, Verdict
 
@@ -382,7 +383,7 @@ class KeptFiles:
         """Run a job. ValueError, which the model reads, where the files are lost."""
         async with self._turn:
             if self._session is None:
-                session = self._sandbox.session(max_runs=1_000_000, max_seconds=MOST_SECONDS, idle_seconds=MOST_SECONDS)
+                session = self._sandbox.session(max_runs=MAX_SESSION_RUNS, max_seconds=MAX_SECONDS, idle_seconds=MAX_SECONDS)
                 await session.open()
                 self._session = session
             try:

@@ -33,7 +33,20 @@ from ._errors import DayflyError, EngineError, ImageMissing, PoolClosed, Sandbox
 from ._events import Ended, Event, Leased
 from ._job import Job, RunOptions, as_job, check_timeout, request
 from ._ledger import Ledger, State
-from ._limits import MAX_WAITING, Limits, integer, number
+from ._limits import (
+    MAX_CONTAINERS,
+    MAX_MEMORY_MB,
+    MAX_POOL,
+    MAX_QUEUE_MS,
+    MAX_WAITING,
+    MIN_MEMORY_MB,
+    SESSION_IDLE,
+    SESSION_RUNS,
+    SESSION_SECONDS,
+    Limits,
+    integer,
+    number,
+)
 from ._messages import MAX_MODULES, MODULE_LENGTH, PROTOCOL, Request
 from ._names import DEFAULT_IMAGE, PRELOAD_LABEL, PROTOCOL_LABEL
 from ._owner import OwnerTask
@@ -134,9 +147,9 @@ class AsyncSandbox:
         cgroup_parent: str | None = None,
         preload: Sequence[str] | None = None,
     ) -> None:
-        self.pool_size = integer("pool_size", pool_size, least=1, most=10_000)
+        self.pool_size = integer("pool_size", pool_size, least=1, most=MAX_POOL)
         self.timeout_ms = check_timeout(timeout_ms)
-        self.memory_bytes = int(number("memory_limit_mb", memory_limit_mb, least=spec.MIN_MEMORY_BYTES / 1e6, most=1e9) * 1_000_000)
+        self.memory_bytes = int(number("memory_limit_mb", memory_limit_mb, least=MIN_MEMORY_MB, most=MAX_MEMORY_MB) * 1_000_000)
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits must be a Limits, not {type(limits).__name__}")
         self.limits = limits or Limits()
@@ -147,9 +160,9 @@ class AsyncSandbox:
             raise ValueError(f"python must be '3' or '2', not {python!r:.80}")
         self.python = python
         most = 2 * self.pool_size if max_containers is None else max_containers
-        self.max_containers = integer("max_containers", most, least=self.pool_size, most=100_000)
+        self.max_containers = integer("max_containers", most, least=self.pool_size, most=MAX_CONTAINERS)
         self._max_waiting = integer("max_waiting", max_waiting, least=0, most=MAX_WAITING)
-        self._queue_timeout = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
+        self._queue_timeout = number("queue_timeout_ms", queue_timeout_ms, least=1, most=MAX_QUEUE_MS) / 1_000
         self._uids = None if uids is None else _uid_range(uids)
         self._preload = None if preload is None else _modules(preload)
         self._engine = EngineAPI(docker_host)
@@ -377,7 +390,9 @@ class AsyncSandbox:
             async for item in items:
                 yield item
 
-    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncSession:
+    def session(
+        self, *, max_runs: int = SESSION_RUNS, max_seconds: float = SESSION_SECONDS, idle_seconds: float = SESSION_IDLE
+    ) -> AsyncSession:
         """Return a session: one container that runs many programs, each in a fresh process, files
         kept.
 

@@ -20,7 +20,7 @@ from . import _events as events
 from ._errors import ContainerLost, DayflyError, RunnerMisbehaved, SandboxError, SessionLost
 from ._events import Event, Leased
 from ._job import Job, RunOptions
-from ._limits import integer, number
+from ._limits import MAX_SECONDS, MAX_SESSION_RUNS, integer, number
 from ._messages import Request
 from ._result import OnOutput, Piece, Result
 from ._spec import SHARED_MEMORY, TEMPORARY_DIR, WORKING_DIR
@@ -35,8 +35,6 @@ log = logging.getLogger("dayfly.session")
 
 TRIES = 3
 """Containers that are asked to open a session."""
-MOST_SECONDS = 604_800.0
-"""A week."""
 
 
 class Provider(Protocol):
@@ -62,9 +60,9 @@ class AsyncSession:
     """
 
     def __init__(self, sandbox: Provider, *, max_runs: int, max_seconds: float, idle_seconds: float) -> None:
-        self.max_runs = integer("max_runs", max_runs, least=1, most=1_000_000)
-        self.max_seconds = number("max_seconds", max_seconds, least=0.001, most=MOST_SECONDS)
-        self.idle_seconds = number("idle_seconds", idle_seconds, least=0.001, most=MOST_SECONDS)
+        self.max_runs = integer("max_runs", max_runs, least=1, most=MAX_SESSION_RUNS)
+        self.max_seconds = number("max_seconds", max_seconds, least=0.001, most=MAX_SECONDS)
+        self.idle_seconds = number("idle_seconds", idle_seconds, least=0.001, most=MAX_SECONDS)
         self.runs = 0
         """Programs that were handed over."""
         self._sandbox = sandbox

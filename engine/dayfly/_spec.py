@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from . import _seccomp as seccomp
-from ._limits import Limits, integer
+from ._limits import MIN_MEMORY_MB, Limits, integer
 
 ENTRYPOINT = ("python3", "-u", "-X", "dayfly_runner", "main.py")
 """Becomes the runner while `site` is imported, see `runner_stdio`; the name of the file is the
@@ -41,9 +41,6 @@ ENVIRONMENT = ("PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/sandbox", "LANG=C.UTF
 
 FIRST_UID, LAST_UID = 1, 2**31 - 1
 """What a container's uid may be at all: not root, and within what every kernel interface takes."""
-
-MIN_MEMORY_BYTES = 16_000_000
-"""The engine's own floor is 6 MiB; a runner and a Python do not start in less than this."""
 
 PROCESSORS_DIR = "/sys/devices/system/cpu"
 """A tmpfs hides it: the runner writes there how many processors the program is to see."""
@@ -122,7 +119,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Whether `Limits.loopback` means UDP too."""
 
     def __post_init__(self) -> None:
-        integer("memory_bytes", self.memory_bytes, least=MIN_MEMORY_BYTES, most=2**50)
+        integer("memory_bytes", self.memory_bytes, least=int(MIN_MEMORY_MB * 1_000_000), most=2**50)
         if not self.image_id:
             raise ValueError("image_id must not be empty")
 

@@ -27,6 +27,7 @@ from anyio.from_thread import BlockingPortal
 from ._errors import PoolClosed
 from ._events import Event, Fold
 from ._job import Job, RunOptions
+from ._limits import SESSION_IDLE, SESSION_RUNS, SESSION_SECONDS
 from ._result import OnOutput, Piece, Result
 from ._sandbox import AsyncSandbox, SandboxOptions
 from ._stats import Stats
@@ -191,7 +192,7 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
     def __reduce__(self) -> Any:
         raise TypeError("a sandbox cannot be pickled or copied: it owns containers")
 
-    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> Session:
+    def session(self, *, max_runs: int = SESSION_RUNS, max_seconds: float = SESSION_SECONDS, idle_seconds: float = SESSION_IDLE) -> Session:
         """See AsyncSandbox.session."""
         loop = self._open_loop()
         return Session(loop, self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds))

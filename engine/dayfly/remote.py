@@ -40,7 +40,7 @@ from ._errors import (
 )
 from ._events import Event, Leased
 from ._job import Job, RunOptions, as_job, to_json
-from ._limits import number
+from ._limits import MAX_QUEUE_MS, MAX_TIMEOUT_MS, SESSION_IDLE, SESSION_RUNS, SESSION_SECONDS, number
 from ._result import OnOutput, Piece, Result
 from ._sync import Session, ThreadedSandbox, judged
 from .judge._cases import Case
@@ -60,7 +60,6 @@ IDLE_SECONDS = 5.0
 is cut off just as a run is sent."""
 RETRY_SECONDS = 0.2
 """Before the server is asked again where it has not said when."""
-DEFAULT_TIMEOUT_MS = 604_800_000.0
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -93,12 +92,12 @@ class AsyncRemoteSandbox:
         verify: ssl.SSLContext | bool = True,
     ) -> None:
         self._url = _server_url(url)
-        self._queue_seconds = number("queue_timeout_ms", queue_timeout_ms, least=1, most=1e12) / 1_000
+        self._queue_seconds = number("queue_timeout_ms", queue_timeout_ms, least=1, most=MAX_QUEUE_MS) / 1_000
         self._answer_seconds = number("answer_seconds", answer_seconds, least=0.001, most=1e6)
         self._headers = {} if key is None else {"X-API-Key": _sendable(key)}
         self._verify = verify
         self._client: httpx.AsyncClient | None = None
-        self._max_timeout_ms = DEFAULT_TIMEOUT_MS
+        self._max_timeout_ms = MAX_TIMEOUT_MS
         self._closed = False
         self._waits: set[anyio.CancelScope] = set()
 
@@ -173,7 +172,9 @@ class AsyncRemoteSandbox:
             async for item in items:
                 yield item
 
-    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> AsyncRemoteSession:
+    def session(
+        self, *, max_runs: int = SESSION_RUNS, max_seconds: float = SESSION_SECONDS, idle_seconds: float = SESSION_IDLE
+    ) -> AsyncRemoteSession:
         """See AsyncSandbox.session. What is over the server's bounds is a ValueError when it
         opens."""
         return AsyncRemoteSession(self, {"maxRuns": max_runs, "maxSeconds": max_seconds, "idleSeconds": idle_seconds})
@@ -461,7 +462,9 @@ class RemoteSandbox(ThreadedSandbox[AsyncRemoteSandbox]):
         sandbox = self._sandbox
         return judged(self._open_loop(), lambda told: sandbox.judge(code, cases, on_case=told, **options), on_case)
 
-    def session(self, *, max_runs: int = 100, max_seconds: float = 600, idle_seconds: float = 60) -> RemoteSession:
+    def session(
+        self, *, max_runs: int = SESSION_RUNS, max_seconds: float = SESSION_SECONDS, idle_seconds: float = SESSION_IDLE
+    ) -> RemoteSession:
         """See AsyncRemoteSandbox.session."""
         loop = self._open_loop()
         return RemoteSession(loop, self._sandbox.session(max_runs=max_runs, max_seconds=max_seconds, idle_seconds=idle_seconds))

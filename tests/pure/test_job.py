@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import Job, Limits
-from dayfly._job import MAX_TIMEOUT_MS, RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request, to_json
+from dayfly._job import RUN_ROOM, UNSET, RunOptions, as_job, check_timeout, request, to_json
+from dayfly._limits import MAX_TIMEOUT_MS
 from dayfly._messages import Request, Run, encode
 
 

@@ -19,7 +19,16 @@ import msgspec
 
 from dayfly import AsyncSandbox, Limits
 from dayfly._endpoint import Endpoint
-from dayfly._limits import MAX_WAITING
+from dayfly._limits import (
+    MAX_CONTAINERS,
+    MAX_MEMORY_MB,
+    MAX_POOL,
+    MAX_SECONDS,
+    MAX_SESSION_RUNS,
+    MAX_TIMEOUT_MS,
+    MAX_WAITING,
+    MIN_MEMORY_MB,
+)
 from dayfly._names import DEFAULT_IMAGE
 
 ENVIRONMENT = "DAYFLY_SERVE_"
@@ -54,18 +63,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rate_burst: Annotated[int, _about("Runs that a key may begin at once after a pause.", ge=1, le=1_000_000)] = 60
     concurrency: Annotated[int, _about("Runs of a key at once, waiting ones among them; 0: no limit.", ge=0, le=100_000)] = 32
     running_per_key: Annotated[
-        Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None,
+        Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTAINERS)] | None,
         _about("Containers that a key may have at once; none given: half, if there are two keys."),
     ] = None
     allowed_networks: Annotated[list[str], _about("Networks that clients may come from; none: all.")] = []
     allowed_hosts: Annotated[list[str], _about("Names in Host, without a port, that are served, and pages of theirs; none: any.")] = []
     trusted_proxies: Annotated[list[str], _about("Networks whose X-Forwarded-For is believed.")] = []
 
-    pool_size: Annotated[int, _about("Containers kept warm.", ge=1, le=10_000)] = 4
+    pool_size: Annotated[int, _about("Containers kept warm.", ge=1, le=MAX_POOL)] = 4
     max_containers: Annotated[int | None, _about("Containers alive at all; none given: twice pool_size.")] = None
-    timeout_ms: Annotated[float, _about("Wall time of a program that does not say.", ge=1, le=604_800_000)] = 10_000
-    max_timeout_ms: Annotated[float, _about("Wall time that a program may ask for.", ge=1, le=604_800_000)] = 60_000
-    memory_mb: Annotated[float, _about("Memory of a program, in 10^6 bytes.", ge=16, le=1e9)] = 50
+    timeout_ms: Annotated[float, _about("Wall time of a program that does not say.", ge=1, le=MAX_TIMEOUT_MS)] = 10_000
+    max_timeout_ms: Annotated[float, _about("Wall time that a program may ask for.", ge=1, le=MAX_TIMEOUT_MS)] = 60_000
+    memory_mb: Annotated[float, _about("Memory of a program, in 10^6 bytes.", ge=MIN_MEMORY_MB, le=MAX_MEMORY_MB)] = 50
     python: Annotated[Literal["3", "2"], _about("Interpreter of a program that does not say.")] = "3"
     preload: Annotated[list[str], _about("Modules that every program finds imported; none given: those of the image.")] = []
     image: Annotated[str, _about("Runner image.", min_length=1)] = DEFAULT_IMAGE
@@ -75,16 +84,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     limits: Annotated[Limits, _about("All other limits of a program.")] = Limits()
 
     max_sessions: Annotated[
-        Annotated[int, msgspec.Meta(ge=0, le=100_000)] | None,
+        Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTAINERS)] | None,
         _about("Sessions open at once; 0: none; none given: half of max_containers."),
     ] = None
     sessions_per_key: Annotated[
-        Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None,
+        Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTAINERS)] | None,
         _about("Sessions of a key at once; none given: half of max_sessions, if there are two keys."),
     ] = None
-    session_runs: Annotated[int, _about("Programs that a session may ask for.", ge=1, le=1_000_000)] = 1_000
-    session_seconds: Annotated[float, _about("Age that a session may ask for.", ge=1, le=604_800)] = 3_600
-    session_idle_seconds: Annotated[float, _about("Idle time that a session may ask for.", ge=1, le=604_800)] = 300
+    session_runs: Annotated[int, _about("Programs that a session may ask for.", ge=1, le=MAX_SESSION_RUNS)] = 1_000
+    session_seconds: Annotated[float, _about("Age that a session may ask for.", ge=1, le=MAX_SECONDS)] = 3_600
+    session_idle_seconds: Annotated[float, _about("Idle time that a session may ask for.", ge=1, le=MAX_SECONDS)] = 300
 
     judge_concurrency: Annotated[int, _about("Containers that a judging may have at once.", ge=1, le=1_000)] = 4
     judge_seconds: Annotated[float, _about("A judging may take so long; cases beyond are judge errors.", ge=1, le=86_400)] = 300

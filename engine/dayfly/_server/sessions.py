@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from dayfly import AsyncSession, SessionLost
+from dayfly._limits import SESSION_IDLE, SESSION_RUNS, SESSION_SECONDS
 
 from .bodies import SessionRequest
 from .config import Config
@@ -78,9 +79,9 @@ class Sessions:
     async def open(self, key: str, wanted: SessionRequest) -> SessionState:
         """Open a session. Raises Problem, and what Service.open_session raises."""
         most = self._config
-        runs = _bounded("maxRuns", wanted.max_runs, 100, (1, most.session_runs), "session_runs")
-        seconds = _bounded("maxSeconds", wanted.max_seconds, 600, (0.001, most.session_seconds), "session_seconds")
-        idle = _bounded("idleSeconds", wanted.idle_seconds, 60, (0.001, most.session_idle_seconds), "session_idle_seconds")
+        runs = _bounded("maxRuns", wanted.max_runs, SESSION_RUNS, (1, most.session_runs), "session_runs")
+        seconds = _bounded("maxSeconds", wanted.max_seconds, SESSION_SECONDS, (0.001, most.session_seconds), "session_seconds")
+        idle = _bounded("idleSeconds", wanted.idle_seconds, SESSION_IDLE, (0.001, most.session_idle_seconds), "session_idle_seconds")
         with contextlib.ExitStack() as place:
             place.enter_context(self._place(key))
             session, give_back = await self._service.open_session(key, max_runs=int(runs), max_seconds=seconds, idle_seconds=idle)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import UNSET
 
-from dayfly import _job as jobs
-from dayfly._limits import integer, number
+from dayfly._job import Job
+from dayfly._limits import MAX_TIMEOUT_MS, integer, number
 from dayfly._result import MESSAGE_DEPTH, is_json
 
 from ._checkers import Checker
@@ -51,7 +51,7 @@ class CaseLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
     def __post_init__(self) -> None:
         for name in ("cpu_ms", "wall_ms"):
             if getattr(self, name) is not None:
-                number(name, getattr(self, name), least=1, most=jobs.MAX_TIMEOUT_MS)
+                number(name, getattr(self, name), least=1, most=MAX_TIMEOUT_MS)
         if self.output_bytes is not None:
             integer("output_bytes", self.output_bytes, least=1, most=2**40)
 
@@ -201,10 +201,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
         """Standard input as bytes."""
         return self.stdin_bytes if self.stdin_bytes is not None else _bytes(self.stdin)
 
-    def job(self, source: str | bytes, **changes: Any) -> jobs.Job:
+    def job(self, source: str | bytes, **changes: Any) -> Job:
         """Return the Job that runs a program with this case's input."""
         given = {"stdin_bytes": self.input, "args": self.args, "files": self.files, "files_text": self.files_text}
-        return jobs.Job(code=source, **{**given, **changes})
+        return Job(code=source, **{**given, **changes})
 
 
 def _bytes(text: str | bytes | None) -> bytes:

@@ -22,11 +22,11 @@ import msgspec
 
 from dayfly import _events as events
 from dayfly._errors import DayflyError, PoolClosed, PoolError, SandboxError
-from dayfly._job import MAX_TIMEOUT_MS, Job, RunOptions, request
-from dayfly._limits import MAX_RUN_BYTES, Limits, integer, number
+from dayfly._job import Job, RunOptions, request
+from dayfly._limits import MAX_RUN_BYTES, MAX_SECONDS, MAX_SESSION_RUNS, MAX_TIMEOUT_MS, Limits, integer, number
 from dayfly._messages import Request
 from dayfly._result import NO_VALUE, Outcome, Result
-from dayfly._session import MOST_SECONDS, AsyncSession
+from dayfly._session import AsyncSession
 
 from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
 from ._checkers import FEEDBACK, Answer, Checker, Json, Tokens, visible
@@ -141,7 +141,7 @@ class Judging:
         self._cases, self._groups, self._checker = list(cases), list(groups), checker
         self._limits = limits or CaseLimits()
         self._stop, self._keep = stop, keep_output
-        self._seconds = math.inf if max_seconds is None else number("max_seconds", max_seconds, least=0.001, most=MOST_SECONDS)
+        self._seconds = math.inf if max_seconds is None else number("max_seconds", max_seconds, least=0.001, most=MAX_SECONDS)
         self._plan = Plan(self._cases, self._groups, stop)
         self.workers = min(integer("concurrency", concurrency, least=1, most=MOST_WORKERS), len(self._cases), sandbox.max_containers)
         """Containers that share the cases; may be changed before `run`."""
@@ -233,7 +233,7 @@ class Judging:
                 await stack.enter_async_context(self.sandbox.judge_pairs)
             sessions = []
             for _ in range(1 + self._paired):
-                session = self.sandbox.session(max_runs=1_000_000, max_seconds=MOST_SECONDS, idle_seconds=MOST_SECONDS)
+                session = self.sandbox.session(max_runs=MAX_SESSION_RUNS, max_seconds=MAX_SECONDS, idle_seconds=MAX_SECONDS)
                 sessions.append(await stack.enter_async_context(session))
             yield Containers(sessions[0], sessions[1] if self._paired else None)
 
