@@ -306,11 +306,7 @@ class Soak:
             self.engine = f"{sandbox!r}"
             await self._some(sandbox, dice, self.unmeasured)
             self.baseline = await self._idle(sandbox)
-            async with anyio.create_task_group() as blocker:
-                if self.block:
-                    blocker.start_soon(self._block)
-                await self._some(sandbox, dice, self.runs - self.unmeasured)
-                blocker.cancel_scope.cancel()
+            await self._some(sandbox, dice, self.runs - self.unmeasured)
             self.final = await self._idle(sandbox)
         self.seconds = time.monotonic() - begun
         with anyio.move_on_after(GONE_WITHIN):
@@ -334,14 +330,17 @@ class Soak:
                 if number and number % 100 == 0:
                     sys.stderr.write(f"  {sum(self.programs.values()):,} runs, {sum(self.kinds.values())} violations\n")
 
-        async with anyio.create_task_group() as callers:
-            for _ in range(2 * self.pool_size):
-                callers.start_soon(caller)
+        async with anyio.create_task_group() as blocker:
+            if self.block:
+                blocker.start_soon(self._block, random.Random(dice.random()))
+            async with anyio.create_task_group() as callers:
+                for _ in range(2 * self.pool_size):
+                    callers.start_soon(caller)
+            blocker.cancel_scope.cancel()
 
-    async def _block(self) -> None:
+    async def _block(self, dice: random.Random) -> None:
         """Block the event loop at random moments for random times, as a host does that has other
         work to do."""
-        dice = random.Random(self.seed)
         while True:
             await anyio.sleep(dice.expovariate(1))
             seconds = dice.uniform(0, self.block)
