@@ -745,8 +745,8 @@ class CleanUnheard(Broken):
         python, _, _, *rest = super().server(image, port=port, keys=keys, settings=settings)
         code = """
 from dayfly import AsyncSession
-true = AsyncSession.prepare
-AsyncSession.prepare = lambda self, code, options, *, clean: true(self, code, options, clean=False)
+true = AsyncSession._prepare
+AsyncSession._prepare = lambda self, code, options, *, clean: true(self, code, options, clean=False)
 from dayfly._cli import main
 main()
 """

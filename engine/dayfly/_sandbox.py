@@ -173,10 +173,10 @@ class AsyncSandbox:
         self._close_by = float("inf")
         self._pythons: dict[str, str] = {}
         self._pid = 0
-        self.judge_pairs: anyio.Semaphore | None = None
-        """Internal: judgings that may hold two containers at once."""
-        self.sessions = 0
-        """Internal: sessions that are open."""
+        self._judge_pairs: anyio.Semaphore | None = None
+        """Judgings that may hold two containers at once."""
+        self._sessions = 0
+        """Sessions that are open."""
         self._outcomes: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
 
@@ -256,7 +256,7 @@ class AsyncSandbox:
 
     async def _live(self, started: Callable[[], None]) -> None:
         async with self._engine as engine:
-            blueprint, uids, max_creating = await self._prepare(engine)
+            blueprint, uids, max_creating = await self._examine(engine)
             instance = blueprint.profile.labels[orphans.LABEL]
             self._ledger = ledger = Ledger(
                 size=self.pool_size,
@@ -316,7 +316,7 @@ class AsyncSandbox:
             pool.fail(error)  # at once: those who wait are not told otherwise while the rest ends
             raise
 
-    async def _prepare(self, engine: EngineAPI) -> tuple[spec.Blueprint, range, int]:
+    async def _examine(self, engine: EngineAPI) -> tuple[spec.Blueprint, range, int]:
         """Everything that can be known before the first container: the image, the runtime, what the
         engine enforces."""
         info = await engine.info()
@@ -377,7 +377,7 @@ class AsyncSandbox:
         PoolFull, PoolTimeout if no container becomes available; SandboxError if the container
         fails. Cancelling it ends the program and its container.
         """
-        return await events.run(self.events(self.prepare(code, options)), events.Fold(on_output, on_start))
+        return await events.run(self._events(self._prepare(code, options)), events.Fold(on_output, on_start))
 
     async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last.
@@ -386,7 +386,7 @@ class AsyncSandbox:
         Leaving the loop early ends the program and its container; close the iterator then
         (`contextlib.aclosing`), as with any async generator.
         """
-        async with aclosing(events.stream(self.events(self.prepare(code, options)))) as items:
+        async with aclosing(events.stream(self._events(self._prepare(code, options)))) as items:
             async for item in items:
                 yield item
 
@@ -420,29 +420,29 @@ class AsyncSandbox:
 
         return await Judging(self, code, cases, **options).run(on_case)
 
-    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
-        """Internal: check what `run` was called with, and return what is sent."""
+    def _prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
+        """Check what `run` was called with, and return what is sent."""
         job = as_job(code, **options)
         return request(job, self.limits, timeout_ms=self.timeout_ms, python=self.python, clean=clean)
 
-    async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
-        """Internal: run a program and yield what happens. A program that no container received is
+    async def _events(self, wanted: Request) -> AsyncGenerator[Event, None]:
+        """Run a program and yield what happens. A program that no container received is
         offered to another."""
-        pool = self.pool_for(wanted.run.python)
+        pool = self._pool_for(wanted.run.python)
         try:
             for tries_left in reversed(range(TRIES)):
                 try:
                     async with pool.lease() as container:
                         yield Leased()
                         async for event in await container.run(wanted):
-                            self.note(event)
+                            self._note(event)
                             yield event
                         return
                 except SandboxError as error:
                     if error.delivered or not tries_left:
                         raise
         except DayflyError as error:
-            self.note(error)
+            self._note(error)
             raise
 
     @property
@@ -457,15 +457,15 @@ class AsyncSandbox:
         not known."""
         return self._preload or ()
 
-    def note(self, what: Event | DayflyError) -> None:
-        """Internal: count how a run ended."""
+    def _note(self, what: Event | DayflyError) -> None:
+        """Count how a run ended."""
         if isinstance(what, Ended):
             self._outcomes[what.outcome.value] += 1
         elif isinstance(what, DayflyError):
             self._errors[type(what).__name__] += 1
 
-    def pool_for(self, python: str) -> Pool[Container]:
-        """Internal: the pool, if its containers have this Python. Raises PoolClosed or
+    def _pool_for(self, python: str) -> Pool[Container]:
+        """The pool, if its containers have this Python. Raises PoolClosed or
         ValueError."""
         pool = self._open_pool()
         if python not in self._pythons:
@@ -493,7 +493,7 @@ class AsyncSandbox:
             making=ledger.count(State.CREATING),
             running=ledger.count(State.LEASED),
             ending=ledger.count(State.ENDING),
-            sessions=self.sessions,
+            sessions=self._sessions,
             uncertain=ledger.count(State.UNCERTAIN),
             waiting=ledger.waiting,
             made=ledger.became_warm,

@@ -40,15 +40,15 @@ TRIES = 3
 class Provider(Protocol):
     """What a session needs of its sandbox."""
 
-    sessions: int
+    _sessions: int
 
-    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
+    def _prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool = False) -> Request:
         """Check what `run` was called with, and return what is sent."""
 
-    def pool_for(self, python: str) -> Pool[Container]:
+    def _pool_for(self, python: str) -> Pool[Container]:
         """Return the pool, if its containers have this Python. Raises PoolClosed or ValueError."""
 
-    def note(self, what: Event | DayflyError) -> None:
+    def _note(self, what: Event | DayflyError) -> None:
         """Count how a run ended."""
 
 
@@ -86,7 +86,7 @@ class AsyncSession:
         self._opened = True
 
     async def _begin(self) -> None:
-        pool = self._sandbox.pool_for("3")
+        pool = self._sandbox._pool_for("3")
         self._moving = True
         try:
             await self._lease_one(pool)
@@ -138,7 +138,7 @@ class AsyncSession:
         lives = not self._closed and self._lease is not None and (self._moving or self._lease.worker.usable)
         if lives != self._counted:
             self._counted = lives
-            self._sandbox.sessions += 1 if lives else -1
+            self._sandbox._sessions += 1 if lives else -1
         if not lives and self._opened:
             self._ended.set()
 
@@ -167,27 +167,27 @@ class AsyncSession:
         Takes what `AsyncSandbox.run` takes. `clean`: the files of earlier programs are wiped first.
         Raises SessionLost if the session cannot go on, and RuntimeError while another program runs.
         """
-        wanted = self.prepare(code, options, clean=clean)
-        return await events.run(self.events(wanted), events.Fold(on_output, on_start))
+        wanted = self._prepare(code, options, clean=clean)
+        return await events.run(self._events(wanted), events.Fold(on_output, on_start))
 
     async def stream(
         self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
     ) -> AsyncIterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last."""
-        wanted = self.prepare(code, options, clean=clean)
-        async with aclosing(events.stream(self.events(wanted))) as items:
+        wanted = self._prepare(code, options, clean=clean)
+        async with aclosing(events.stream(self._events(wanted))) as items:
             async for item in items:
                 yield item
 
-    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool) -> Request:
-        """Internal: check what `run` was called with, and return what is sent."""
-        return self._sandbox.prepare(code, options, clean=clean)
+    def _prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool) -> Request:
+        """Check what `run` was called with, and return what is sent."""
+        return self._sandbox._prepare(code, options, clean=clean)
 
-    async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
-        """Internal: run a program and yield what happens."""
+    async def _events(self, wanted: Request) -> AsyncGenerator[Event, None]:
+        """Run a program and yield what happens."""
         if self._busy:
             raise RuntimeError("a session runs one program at a time; wait for the other, or open a second session")
-        self._sandbox.pool_for(wanted.run.python)
+        self._sandbox._pool_for(wanted.run.python)
         self._busy = True
         container = None
         try:
@@ -201,12 +201,12 @@ class AsyncSession:
                 with anyio.CancelScope(shield=True):
                     execution = await container.run(wanted)
                 async for event in execution:
-                    self._sandbox.note(event)
+                    self._sandbox._note(event)
                     yield event
             except (ContainerLost, RunnerMisbehaved) as error:
                 raise SessionLost(f"the session has lost its container: {error}", delivered=error.delivered) from error
         except DayflyError as error:
-            self._sandbox.note(error)
+            self._sandbox._note(error)
             raise
         except BaseException:
             if container is not None:
@@ -216,8 +216,8 @@ class AsyncSession:
             self._busy = False
             self._rest()
 
-    def feed(self, data: bytes) -> None:
-        """Internal: give the program that runs more input, if its request is live.
+    def _feed(self, data: bytes) -> None:
+        """Give the program that runs more input, if its request is live.
 
         b"" is the end of it.
         """

@@ -58,10 +58,10 @@ class AnySandbox(Protocol):
 
     async def run(self, code: Any, **options: Unpack[RunOptions]) -> Result: ...
 
-    def prepare(self, code: Any, options: RunOptions) -> Any:
+    def _prepare(self, code: Any, options: RunOptions) -> Any:
         """Check what `run` was called with, and return what `events` takes."""
 
-    def events(self, wanted: Any) -> AsyncGenerator[Event, None]:
+    def _events(self, wanted: Any) -> AsyncGenerator[Event, None]:
         """Run a program, and yield what happens."""
 
 
@@ -76,9 +76,9 @@ class AnySession(Protocol):
 
     async def run(self, code: Any, *, clean: bool = False, **options: Unpack[RunOptions]) -> Result: ...
 
-    def prepare(self, code: Any, options: RunOptions, *, clean: bool) -> Any: ...
+    def _prepare(self, code: Any, options: RunOptions, *, clean: bool) -> Any: ...
 
-    def events(self, wanted: Any) -> AsyncGenerator[Event, None]: ...
+    def _events(self, wanted: Any) -> AsyncGenerator[Event, None]: ...
 
 
 A = TypeVar("A", bound=AnySandbox)
@@ -136,14 +136,14 @@ class ThreadedSandbox(Generic[A]):
         loop, sandbox = self._open_loop(), self._sandbox
         if on_output is None and on_start is None:
             return loop.call(lambda: sandbox.run(code, **options))
-        wanted = sandbox.prepare(code, options)
-        return _run(loop.iterate(lambda: sandbox.events(wanted)), Fold(on_output, on_start))
+        wanted = sandbox._prepare(code, options)
+        return _run(loop.iterate(lambda: sandbox._events(wanted)), Fold(on_output, on_start))
 
     def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> Iterator[Piece | Result]:
         """Like `run`, and yield each Piece of output as it arrives, and the Result last. Leaving
         the loop early ends the run."""
-        wanted = self._sandbox.prepare(code, options)
-        yield from _stream(self._open_loop().iterate(lambda: self._sandbox.events(wanted)))
+        wanted = self._sandbox._prepare(code, options)
+        yield from _stream(self._open_loop().iterate(lambda: self._sandbox._events(wanted)))
 
     def _open_loop(self) -> Loop:
         if not self._loop.open:
@@ -259,15 +259,15 @@ class Session:
         session = self._session
         if on_output is None and on_start is None:
             return self._loop.call(lambda: session.run(code, clean=clean, **options))
-        wanted = session.prepare(code, options, clean=clean)
-        return _run(self._loop.iterate(lambda: session.events(wanted)), Fold(on_output, on_start))
+        wanted = session._prepare(code, options, clean=clean)
+        return _run(self._loop.iterate(lambda: session._events(wanted)), Fold(on_output, on_start))
 
     def stream(
         self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
     ) -> Iterator[Piece | Result]:
         """See AsyncSession.stream."""
-        wanted = self._session.prepare(code, options, clean=clean)
-        yield from _stream(self._loop.iterate(lambda: self._session.events(wanted)))
+        wanted = self._session._prepare(code, options, clean=clean)
+        yield from _stream(self._loop.iterate(lambda: self._session._events(wanted)))
 
 
 def judged(loop: Loop, judge: Callable[[OnCase | None], Awaitable[JudgeResult]], on_case: OnCase | None) -> JudgeResult:

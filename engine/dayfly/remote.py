@@ -164,11 +164,11 @@ class AsyncRemoteSandbox:
         **options: Unpack[RunOptions],
     ) -> Result:
         """See AsyncSandbox.run. What the server refuses as bad input is a ValueError."""
-        return await events.run(self.events(self.prepare(code, options)), events.Fold(on_output, on_start))
+        return await events.run(self._events(self._prepare(code, options)), events.Fold(on_output, on_start))
 
     async def stream(self, code: str | bytes | Job | Mapping[str, Any], **options: Unpack[RunOptions]) -> AsyncIterator[Piece | Result]:
         """See AsyncSandbox.stream."""
-        async with aclosing(events.stream(self.events(self.prepare(code, options)))) as items:
+        async with aclosing(events.stream(self._events(self._prepare(code, options)))) as items:
             async for item in items:
                 yield item
 
@@ -200,7 +200,7 @@ class AsyncRemoteSandbox:
         try:
             return await self._judged(msgspec.json.encode(wanted), on_case)
         except _NoCases:
-            async with self.exchange("POST", "/v1/cases", set_body):
+            async with self._exchange("POST", "/v1/cases", set_body):
                 pass
         try:
             return await self._judged(msgspec.json.encode(wanted), on_case)
@@ -221,12 +221,12 @@ class AsyncRemoteSandbox:
         assert told is not None
         return told
 
-    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Order:
-        """Internal: check what `run` was called with."""
+    def _prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions) -> Order:
+        """Check what `run` was called with."""
         return Order("/v1/run", as_job(code, **options))
 
-    async def events(self, wanted: Order) -> AsyncGenerator[Event, None]:
-        """Internal: run a job, and yield Leased when it begins, each Piece of output, and the
+    async def _events(self, wanted: Order) -> AsyncGenerator[Event, None]:
+        """Run a job, and yield Leased when it begins, each Piece of output, and the
         Result."""
         job = wanted.job
         seconds = (self._max_timeout_ms if job.timeout_ms is None else job.timeout_ms) / 1_000
@@ -267,7 +267,7 @@ class AsyncRemoteSandbox:
         """
         whole = False
         seconds += self._answer_seconds
-        async with self.exchange("POST", path, body, params=params, seconds=seconds, in_session=in_session) as answer:
+        async with self._exchange("POST", path, body, params=params, seconds=seconds, in_session=in_session) as answer:
             try:
                 async for name, data in _sent(answer):
                     if name == "error":
@@ -304,7 +304,7 @@ class AsyncRemoteSandbox:
                 self._waits.discard(scope)
 
     @asynccontextmanager
-    async def exchange(
+    async def _exchange(
         self,
         method: str,
         path: str,
@@ -314,7 +314,7 @@ class AsyncRemoteSandbox:
         seconds: float | None = None,
         in_session: bool = False,
     ) -> AsyncIterator[httpx.Response]:
-        """Internal: send a request until the server has taken it, and hold the answer, whose body
+        """Send a request until the server has taken it, and hold the answer, whose body
         is not read yet.
 
         `seconds`: the server may be silent for so long. Raises what `run` raises.
@@ -381,7 +381,7 @@ class AsyncRemoteSession:
         """See AsyncSession.open."""
         if self._path:
             raise RuntimeError("a session is opened once; make a new one")
-        async with self._sandbox.exchange("POST", "/v1/sessions", msgspec.json.encode(self._wanted)) as answer:
+        async with self._sandbox._exchange("POST", "/v1/sessions", msgspec.json.encode(self._wanted)) as answer:
             try:
                 opened = msgspec.json.decode(await answer.aread(), type=_Opened)
             except (*_BROKEN, *_UNREADABLE) as error:
@@ -395,7 +395,7 @@ class AsyncRemoteSession:
             self._closed = True
             # Where the server is not reached, the session ends by itself when it has been idle.
             with contextlib.suppress(DayflyError), anyio.move_on_after(CONNECT_SECONDS):
-                async with self._sandbox.exchange("DELETE", self._path):
+                async with self._sandbox._exchange("DELETE", self._path):
                     pass
 
     async def __aenter__(self) -> AsyncRemoteSession:
@@ -416,25 +416,25 @@ class AsyncRemoteSession:
         **options: Unpack[RunOptions],
     ) -> Result:
         """See AsyncSession.run."""
-        return await events.run(self.events(self.prepare(code, options, clean=clean)), events.Fold(on_output, on_start))
+        return await events.run(self._events(self._prepare(code, options, clean=clean)), events.Fold(on_output, on_start))
 
     async def stream(
         self, code: str | bytes | Job | Mapping[str, Any], *, clean: bool = False, **options: Unpack[RunOptions]
     ) -> AsyncIterator[Piece | Result]:
         """See AsyncSession.stream."""
-        async with aclosing(events.stream(self.events(self.prepare(code, options, clean=clean)))) as items:
+        async with aclosing(events.stream(self._events(self._prepare(code, options, clean=clean)))) as items:
             async for item in items:
                 yield item
 
-    def prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool) -> Order:
-        """Internal: check what `run` was called with."""
+    def _prepare(self, code: str | bytes | Job | Mapping[str, Any], options: RunOptions, *, clean: bool) -> Order:
+        """Check what `run` was called with."""
         return Order(f"{self._path}/run", as_job(code, **options), clean=clean, in_session=True)
 
-    async def events(self, wanted: Order) -> AsyncGenerator[Event, None]:
-        """Internal: run a job, and yield what `AsyncRemoteSandbox.events` does."""
+    async def _events(self, wanted: Order) -> AsyncGenerator[Event, None]:
+        """Run a job, and yield what `AsyncRemoteSandbox._events` does."""
         if not self._path or self._closed:
             raise SessionLost(f"the session is over: it is {'closed' if self._closed else 'not open'}", delivered=False)
-        async with aclosing(self._sandbox.events(wanted)) as happening:
+        async with aclosing(self._sandbox._events(wanted)) as happening:
             async for event in happening:
                 self.runs += isinstance(event, Leased)
                 yield event

@@ -58,10 +58,10 @@ class Session:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    def feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> None:
         self.fed.append(data)
 
-    async def events(self, wanted: Request) -> AsyncGenerator[Event, None]:
+    async def _events(self, wanted: Request) -> AsyncGenerator[Event, None]:
         assert not self._busy, "a session runs one program at a time"
         self._busy = True
         try:
@@ -78,7 +78,7 @@ class Provider:
 
     timeout_ms = 1_000.0
     max_containers = 8
-    judge_pairs: anyio.Semaphore | None = None
+    _judge_pairs: anyio.Semaphore | None = None
 
     def __init__(self, script: Script, **limits: Any) -> None:
         self.limits = Limits(**limits)
@@ -89,7 +89,7 @@ class Provider:
         self._sessions += 1
         return Session(self._script, self._sessions - 1)
 
-    def prepare(self, code: Job, _options: RunOptions, *, clean: bool) -> Request:
+    def _prepare(self, code: Job, _options: RunOptions, *, clean: bool) -> Request:
         return request(code, self.limits, timeout_ms=self.timeout_ms, python="3", clean=clean)
 
 

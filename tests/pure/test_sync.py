@@ -42,10 +42,10 @@ class Fake:
     async def run(self, code: Any, **_: Any) -> Result:
         raise NotImplementedError
 
-    def prepare(self, code: Any, options: Any) -> Any:
+    def _prepare(self, code: Any, options: Any) -> Any:
         raise NotImplementedError
 
-    def events(self, wanted: Any) -> AsyncGenerator[Event, None]:
+    def _events(self, wanted: Any) -> AsyncGenerator[Event, None]:
         raise NotImplementedError
 
 

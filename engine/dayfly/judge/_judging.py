@@ -98,12 +98,12 @@ class Provider(Protocol):
     limits: Limits
     timeout_ms: float
     max_containers: int
-    judge_pairs: anyio.Semaphore | None
+    _judge_pairs: anyio.Semaphore | None
 
     def session(self, *, max_runs: int, max_seconds: float, idle_seconds: float) -> AsyncSession:
         """Return a session."""
 
-    def prepare(self, code: Job, options: RunOptions, *, clean: bool) -> Request:
+    def _prepare(self, code: Job, options: RunOptions, *, clean: bool) -> Request:
         """Check what `run` was called with, and return what is sent."""
 
 
@@ -228,9 +228,9 @@ class Judging:
         async with AsyncExitStack() as stack:
             if self._paired:
                 # Workers that hold one container and wait for another could wait for each other.
-                if self.sandbox.judge_pairs is None:
-                    self.sandbox.judge_pairs = anyio.Semaphore(self.sandbox.max_containers // 2)
-                await stack.enter_async_context(self.sandbox.judge_pairs)
+                if self.sandbox._judge_pairs is None:
+                    self.sandbox._judge_pairs = anyio.Semaphore(self.sandbox.max_containers // 2)
+                await stack.enter_async_context(self.sandbox._judge_pairs)
             sessions = []
             for _ in range(1 + self._paired):
                 session = self.sandbox.session(max_runs=MAX_SESSION_RUNS, max_seconds=MAX_SECONDS, idle_seconds=MAX_SECONDS)
@@ -358,7 +358,7 @@ class Judging:
     def _request(self, case: Case) -> Request:
         limits = (case.limits or CaseLimits()).over(self._limits)
         job = submission_job(case, self._source, timeout_ms=limits.wall(self.sandbox.timeout_ms), cpu_limit_ms=limits.cpu_ms)
-        wanted = self.sandbox.prepare(job, {}, clean=True)
+        wanted = self.sandbox._prepare(job, {}, clean=True)
         most = limits.output_bytes or 2**40
         run = msgspec.structs.replace(
             wanted.run,
@@ -373,7 +373,7 @@ class Judging:
         for case, own in zip(self._cases, self._requests, strict=True):
             checker = case.checker or self._checker
             if isinstance(checker, Program):
-                wanted = self.sandbox.prepare(checker.job(case), {}, clean=True)
+                wanted = self.sandbox._prepare(checker.job(case), {}, clean=True)
                 size = sum(len(content) for _, content in wanted.files) + own.run.stdout_limit
                 if size > self.sandbox.limits.tmpfs_bytes:
                     raise ValueError(
@@ -398,7 +398,7 @@ class Judging:
         async with self._syntax:
             if self._syntax_checked:
                 return
-            found = await self._run(session, self.sandbox.prepare(syntax_job(self._source), {}, clean=True))
+            found = await self._run(session, self.sandbox._prepare(syntax_job(self._source), {}, clean=True))
             self._syntax_checked = True
             if found.outcome is Outcome.ERROR and found.exit_code == NOT_PYTHON:
                 self._compile_error = visible(found.stderr.strip()[:KEPT_OUTPUT])

@@ -24,7 +24,7 @@ async def offered(session: AsyncSession, wanted: Request) -> AsyncGenerator[even
     """Run a program and yield what happens. One that no container has received is offered again."""
     for tries_left in reversed(range(TRIES)):
         try:
-            async with aclosing(session.events(wanted)) as happening:
+            async with aclosing(session._events(wanted)) as happening:
                 async for event in happening:
                     yield event
             return
@@ -101,7 +101,7 @@ class Talk:
         self._waiting[name] += pieces
         if name in self._started:
             for piece in self._waiting[name]:
-                self._sessions[name].feed(piece)
+                self._sessions[name]._feed(piece)
             self._waiting[name].clear()
 
     def _note(self, own: str, data: bytes) -> None:
