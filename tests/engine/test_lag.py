@@ -27,6 +27,8 @@ from dayfly import _deadline as deadline
 T = TypeVar("T")
 
 SMALL, LARGE = 1, 300_000
+ALL = 999_000
+"""Nearly all that the limit of one stream allows. Nobody reads while the host is stopped."""
 CODE = "import time\ntime.sleep({sleep})\nprint('x' * {size})"
 SLEEP = 0.3
 """Seconds that the program takes; its deadline is far enough away for a busy machine."""
@@ -349,7 +351,7 @@ def host() -> Iterator[subprocess.Popen[str]]:
         assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("size", [SMALL, LARGE, ALL])
 @pytest.mark.parametrize(("at", "stopped"), [(0.0, BLOCK), (0.1, BLOCK), (0.1, 6.5), (1.0, BLOCK)])
 def test_a_stopped_host_process_changes_no_verdict(host: subprocess.Popen[str], size: int, at: float, stopped: float) -> None:
     assert host.stdin is not None
