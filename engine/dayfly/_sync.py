@@ -90,22 +90,25 @@ class ThreadedSandbox(Generic[A]):
 
     def __init__(self, sandbox: A) -> None:
         self._sandbox = sandbox
-        self._loop = Loop(sandbox.close)
+        self._loop: Loop | None = None
 
     def initialize(self) -> None:
         """See AsyncSandbox.initialize."""
-        if self._loop.begun:
+        if self._loop is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
+        # Set before anything is waited for, so that `close` finds it.
+        self._loop = loop = Loop(self._sandbox.close)
         try:
-            self._loop.begin()
-            self._loop.call(self._sandbox.initialize)
+            loop.begin()
+            loop.call(self._sandbox.initialize)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """See Sandbox.close."""
-        self._loop.close()
+        if self._loop is not None:
+            self._loop.close()
 
     def __enter__(self) -> Self:
         self.initialize()
@@ -146,8 +149,9 @@ class ThreadedSandbox(Generic[A]):
         yield from _stream(self._open_loop().iterate(lambda: self._sandbox._events(wanted)))
 
     def _open_loop(self) -> Loop:
-        if not self._loop.open:
-            raise PoolClosed("the sandbox is closed" if self._loop.closing else "the sandbox is not initialized yet")
+        if self._loop is None or not self._loop.open:
+            closed = self._loop is not None and self._loop.closing
+            raise PoolClosed("the sandbox is closed" if closed else "the sandbox is not initialized yet")
         if self._loop.owner != os.getpid():
             raise PoolClosed(f"this sandbox belongs to process {self._loop.owner}, of which this one is a fork; make one here")
         return self._loop
@@ -327,10 +331,10 @@ class Loop:
     a sandbox that was not closed."""
 
     def __init__(self, last: Callable[[], Awaitable[None]]) -> None:
-        self.owner = 0
-        self.begun = False
+        self.owner = os.getpid()
         self._last = last
-        self._beginner = 0
+        self._beginner = threading.get_ident()
+        """The thread in `begin`."""
         self._ending = False
         # No lock: a signal handler may call `close` while its own thread holds it, and would then
         # wait for the loop's thread, which might need it. `setdefault` is one step for all threads.
@@ -342,8 +346,7 @@ class Loop:
         self._thread = threading.Thread(target=self._main, name="dayfly sandbox", daemon=True)
 
     def begin(self) -> None:
-        """Start the thread, once. `close` may be called from now on."""
-        self.owner, self._beginner, self.begun = os.getpid(), threading.get_ident(), True
+        """Start the thread, once."""
         try:
             self._thread.start()
             self._started.result()
@@ -488,12 +491,12 @@ class Loop:
             await self._portal.stop()
 
     def close(self) -> None:
-        """Make the last call, end the loop, and wait for both. Nothing if it has not begun.
+        """Make the last call, end the loop, and wait for both.
 
         A signal handler that has interrupted `begin` cannot wait for it: the loop closes as soon as
         there is one.
         """
-        if not self.begun or self.owner != os.getpid():
+        if self.owner != os.getpid():
             return
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("close was called in the sandbox's own thread, which cannot wait for its own end")

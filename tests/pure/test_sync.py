@@ -4,6 +4,7 @@ signal handler may call it."""
 from __future__ import annotations
 
 import gc
+import pickle
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -49,6 +50,19 @@ class Fake:
         raise NotImplementedError
 
 
+class Plain(Fake):
+    """One that holds nothing that cannot be pickled before it is initialized."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def initialize(self) -> None:
+        self.said.append("initialize")
+
+    async def close(self) -> None:
+        self.said.append("close")
+
+
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "dayfly sandbox"]
 
@@ -89,6 +103,7 @@ def initialize_with(step: int) -> tuple[str, list[int]]:
             sandbox.initialize()
         except PoolClosed:
             how = "refused"
+    assert sandbox._loop is not None
     if sandbox._loop.closing:
         assert threads() == []
         assert ("open" in fake.said) is (how == "opened")
@@ -165,7 +180,7 @@ def test_close_in_another_thread_while_it_begins(monkeypatch: pytest.MonkeyPatch
     opener.start()
     inside.wait()
     closer.start()
-    while not sandbox._loop.closing:
+    while sandbox._loop is None or not sandbox._loop.closing:
         pass
     go_on.set()
     opener.join()
@@ -207,6 +222,7 @@ def test_a_sandbox_that_is_forgotten_in_its_own_thread_closes() -> None:
     sandbox: list[ThreadedSandbox[Fake]] = [ThreadedSandbox(fake)]
     sandbox[0].initialize()
     loop = sandbox[0]._loop
+    assert loop is not None
 
     async def forget() -> None:
         sandbox.clear()
@@ -217,6 +233,12 @@ def test_a_sandbox_that_is_forgotten_in_its_own_thread_closes() -> None:
     loop.close()
     assert fake.said == ["initialize", "open", "close"]
     assert threads() == []
+
+
+def test_before_it_is_initialized_a_remote_sandbox_can_be_pickled() -> None:
+    """Workers of a training loop are given one."""
+    with pickle.loads(pickle.dumps(ThreadedSandbox(Plain()))) as sandbox:
+        assert sandbox._sandbox.said == ["initialize"]
 
 
 def test_what_close_raises_is_raised() -> None:
