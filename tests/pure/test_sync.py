@@ -235,7 +235,7 @@ def test_a_sandbox_that_is_forgotten_in_its_own_thread_closes() -> None:
     assert threads() == []
 
 
-def test_before_it_is_initialized_a_remote_sandbox_can_be_pickled() -> None:
+def test_it_can_be_pickled_before_it_is_initialized() -> None:
     """Workers of a training loop are given one."""
     with pickle.loads(pickle.dumps(ThreadedSandbox(Plain()))) as sandbox:
         assert sandbox._sandbox.said == ["initialize"]
