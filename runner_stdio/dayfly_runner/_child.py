@@ -69,6 +69,9 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
             progress = pipes[5]
             _report(progress, _settle(pipes))
             order = _receive(pipes[4])
+            if "idle" in order:
+                _unshare()
+                order = _receive(pipes[4])
         os.close(pipes[4])
         interpreter = _prepare(order, modules, generators)
         if interpreter is None:
@@ -92,6 +95,16 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
             _write_all(progress, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
         finally:
             os._exit(66)
+
+
+def _unshare() -> None:
+    """Make the time of waiting good: what is shared with the zygote now is copied now."""
+    from . import _memory
+
+    gc.disable()
+    _memory.unshare()
+    gc.collect(0)  # what that has made, which would be found
+    gc.enable()
 
 
 def _report(progress: int, problems: "list[str]") -> None:

@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from . import READY, STARTED, VERSION, _cgroup, _files, _frames
+from . import READY, STARTED, VERSION, _cgroup, _files, _frames, _memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,13 +50,12 @@ its way."""
 KILL_TIME, FLUSH_TIME, LAST_WORDS_TIME = 2.0, 30.0, 2.0
 """Seconds for what is left in the container to die, for a slow host to take the result, and for it
 to take an error."""
+IDLE = 0.05
+"""Seconds without a program after which the process that waits for it copies the memory that it
+shares. Whoever sends one program after the other has the next one sooner without that."""
 
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
-_MADV_POPULATE_WRITE = 23
 _F_SETPIPE_SZ = 1031  # in fcntl since 3.10
-_PAGE_SIZE, _PAGE_ENTRY, _PAGE_PRESENT = os.sysconf("SC_PAGE_SIZE"), 8, 0x80
-"""/proc/self/pagemap (Linux, admin-guide/mm/pagemap): 8 bytes for each page, little-endian, the
-highest bit: it is there."""
 
 
 class SetUpFailed(Exception):
@@ -236,6 +235,7 @@ class _Runner:
         self.session: Session | None = None
         self.preload: list[str] = []
         self.widened = False
+        self.idle_at = float("inf")
         # For the one moment when there is no memory to build it.
         self.out_of_memory = _frames.encode_error("the runner ran out of memory")
 
@@ -247,7 +247,9 @@ class _Runner:
             # It kills every process that it can see, and counts on the kernel to kill what it
             # leaves behind.
             raise SetUpFailed("the runner must be process 1 of its container")
-        _unshare_memory()  # before what comes next takes /proc/self away
+        # The child's memory shows no trace of it, as this side copies. Before what comes next takes
+        # /proc/self away.
+        _memory.unshare()
         prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type] # None is this very process
         _ctypes.call_function(prctl, (_PR_SET_DUMPABLE, 0, 0, 0, 0))
         self.dumpable = _ctypes.call_function(prctl, (_PR_GET_DUMPABLE, 0, 0, 0, 0))
@@ -357,6 +359,8 @@ class _Runner:
         self.program.pid = int(number)
         if problems:  # `ready` has named those of the first one; these would be named nowhere
             raise SetUpFailed("; ".join(problems))
+        # What was preloaded may be many times what a program needs of it.
+        self.idle_at = float("inf") if self.preload else time.monotonic() + IDLE
         self.watch(self.program.progress, select.POLLIN, self.on_progress)
 
     def order(self, order: "dict[str, Any]") -> None:
@@ -374,6 +378,7 @@ class _Runner:
     def on_run(self, wanted: "dict[str, Any]") -> None:
         if wanted["python"] == "2" and self.python2 is None:
             raise _frames.ProtocolError("`run` asks for Python 2, which `ready` did not name")
+        self.idle_at = float("inf")
         if self.session is not None and wanted["clean"]:
             from ._session import Left
 
@@ -441,6 +446,9 @@ class _Runner:
             now = time.monotonic()
             if self.run is not None and self.run.started is not None:
                 self.check_end(self.run, now)
+            if now >= self.idle_at:
+                self.idle_at = float("inf")
+                self.order({"idle": True})
             self.arm(now)
             for file, _ in self.poll.poll(self.patience(now)):
                 # A handler before this one may have closed the file.
@@ -485,10 +493,13 @@ class _Runner:
         """Return for how many ms poll may wait at the most; None: for ever."""
         run = self.run
         if run is None or run.started is None:
+            until = self.idle_at
+        else:
+            until = min(run.deadline, run.look_at_cpu)
+            if self.resume_at > now:
+                until = min(until, self.resume_at)
+        if until == float("inf"):
             return None
-        until = min(run.deadline, run.look_at_cpu)
-        if self.resume_at > now:
-            until = min(until, self.resume_at)
         return min(max(int((until - now) * 1e3) + 1, 0), 3600000)
 
     def on_outputs(self, _: int) -> None:
@@ -742,46 +753,6 @@ class _Runner:
             self.handlers[file] = handler
         elif self.handlers.pop(file, None) is not None:
             self.poll.unregister(file)
-
-
-class _Address(_ctypes._SimpleCData):  # type: ignore[type-arg] # noqa: SLF001 - ctypes' c_void_p, without the rest of ctypes
-    """An argument as wide as a pointer."""
-
-    _type_ = "P"
-
-
-def _unshare_memory() -> None:
-    """Copy the memory that the fork shares, as far as an interpreter keeps its objects in it,
-    before the program needs it.
-
-    Else each page is copied at the program's first write, which comes at the interpreter's end at
-    the latest: a millisecond of each run. Whoever is left alone with a page writes to it for
-    nothing, so this side copies, and the child's memory shows no trace. A mere hint: a kernel that
-    does not know it (before 5.14, gVisor) leaves all as it is.
-    """
-    madvise = _ctypes.dlsym(_ctypes.dlopen(None, 0), "madvise")  # type: ignore[arg-type] # None is this very process
-    try:
-        with open("/proc/self/maps", "rb") as maps, open("/proc/self/pagemap", "rb", 0) as pagemap:
-            for line in maps:
-                words = line.split()
-                begin, end = [int(address, 16) for address in words[0].split(b"-")]
-                # What was allocated, and the interpreter's static objects; neither the libraries'
-                # data nor the stack.
-                if words[1] != b"rw-p" or not (words[5:] in ([], [b"[heap]"]) or begin <= id(object) < end):
-                    continue
-                count = (end - begin) // _PAGE_SIZE
-                entries = os.pread(pagemap.fileno(), count * _PAGE_ENTRY, begin // _PAGE_SIZE * _PAGE_ENTRY)
-                present = [entry & _PAGE_PRESENT for entry in entries[_PAGE_ENTRY - 1 :: _PAGE_ENTRY]] + [0]
-                first = None
-                for page, there in enumerate(present):
-                    if there and first is None:
-                        first = page
-                    elif not there and first is not None:
-                        where, size = begin + first * _PAGE_SIZE, (page - first) * _PAGE_SIZE
-                        _ctypes.call_function(madvise, (_Address(where), _Address(size), _MADV_POPULATE_WRITE))
-                        first = None
-    except OSError:
-        pass
 
 
 def _do_nothing(number: int, frame: object) -> None:

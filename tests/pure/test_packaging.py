@@ -97,6 +97,7 @@ def test_the_runner_in_the_wheel_has_these_files(wheel: zipfile.ZipFile) -> None
             "_end.py",
             "_files.py",
             "_frames.py",
+            "_memory.py",
             "_parent.py",
             "_session.py",
             "_shown.py",

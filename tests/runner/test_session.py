@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,25 @@ print(open('/proc/self/mem', 'rb', 0) and 'own memory can be read')
 def test_a_program_finds_what_one_of_its_own_container_finds(session: Callable[..., Any], run: Callable[..., Any]) -> None:
     runner, alone = session(), run(FACTS)
     assert alone.stderr == b""
-    for _ in range(3):
+    for pause in (0, 0, 0.5, 0):
+        time.sleep(pause)  # after which the waiting process has copied what it shares
         ended = runner.session_run(FACTS)
         assert (ended.stdout, ended.stderr) == (alone.stdout, alone.stderr)
+
+
+def test_the_wait_for_a_program_leaves_nothing_of_ours(session: Callable[..., Any]) -> None:
+    runner = session()
+    private = "sum(int(l.split()[1]) for l in open('/proc/self/smaps') if l.startswith('Private_Dirty'))"
+    sizes = []
+    for pause in (0, 0.5):
+        time.sleep(pause)
+        ended = runner.session_run(
+            f"import gc; print([o for o in gc.get_objects() if 'dayfly' in str(getattr(o, '__module__', ''))]); print({private})"
+        )
+        ours, size = ended.stdout.split(b"\n")[:2]
+        assert (ours, ended.stderr) == (b"[]", b"")
+        sizes.append(int(size))
+    assert sizes[1] > sizes[0], "it has copied nothing"
 
 
 def test_files_are_kept_and_wiped_when_asked(session: Callable[..., Any], tmp_path: Path) -> None:
