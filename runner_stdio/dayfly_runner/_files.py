@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -82,18 +81,28 @@ def _make_folder(name: str, folder: int) -> int:
     except OSError:
         _remove(name, folder)
     os.mkdir(name, dir_fd=folder)
-    return os.open(name, FOLDER, dir_fd=folder)
+    return _open_folder(name, folder)
+
+
+def _open_folder(name: str, folder: int) -> int:
+    """Open a folder, and no link to one."""
+    # Not with O_DIRECTORY: beside it, gVisor does not heed O_NOFOLLOW.
+    file = os.open(name, _READ, dir_fd=folder)
+    if not stat.S_ISDIR(os.fstat(file).st_mode):
+        os.close(file)
+        raise NotADirectoryError(20, "Not a directory", name)
+    return file
 
 
 def _enter(name: str, folder: int) -> int:
     """Open a folder that may be closed even to its owner."""
     try:
-        return os.open(name, FOLDER, dir_fd=folder)
+        return _open_folder(name, folder)
     except PermissionError:
         if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             raise
         os.chmod(name, 0o700, dir_fd=folder)
-        return os.open(name, FOLDER, dir_fd=folder)
+        return _open_folder(name, folder)
 
 
 def _remove(name: str, folder: int) -> None:
@@ -225,7 +234,7 @@ class Collector:
         folder = os.dup(self._root)
         try:
             for part in folders:
-                inner = os.open(part, FOLDER, dir_fd=folder)
+                inner = _open_folder(part, folder)
                 os.close(folder)
                 folder = inner
             self._take(folder, name, pattern, found=False)
@@ -256,7 +265,7 @@ class Collector:
 
     def _enter(self, folder: int, name: str, path: str, parts: "list[str]", states: "set[int]", depth: int) -> None:
         try:
-            inner = os.open(name, FOLDER, dir_fd=folder)
+            inner = _open_folder(name, folder)
         except OSError as error:
             self._leave(path, _reason(error))
             return

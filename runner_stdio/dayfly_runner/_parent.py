@@ -263,7 +263,7 @@ class _Runner:
             os.set_blocking(file, False)
         _signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, _do_nothing)
-        self.root = os.open(".", _files.FOLDER)
+        self.root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.counters = _cgroup.Counters()
         count = os.environ.get("PYTHON_CPU_COUNT", "")
         self.processors = int(count) if count.isdigit() and int(count) else os.cpu_count() or 1

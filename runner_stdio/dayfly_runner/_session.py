@@ -39,7 +39,8 @@ class Session:
         self._files = [_files.Wiped(path) for path in folders["files"]]
         self._scratch = [_files.Wiped(path) for path in folders["scratch"]]
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-        self._listener.bind(b"")  # the kernel chooses an abstract name that nobody has
+        # An abstract name that nobody has. Linux would choose one itself, gVisor does not.
+        self._listener.bind(b"\0" + os.urandom(16).hex().encode())
         self._listener.listen(1)
         self.address = self._listener.getsockname()
 

@@ -5,6 +5,7 @@
 # fetch = ["*"]
 # skipped = { "z" = "too_large" }
 # file_count = 7
+# gvisor = { file_count = 0, skipped = {} }
 """All memory is taken when files are to be read: by files themselves, in /tmp as well, and by a heap."""
 
 import contextlib

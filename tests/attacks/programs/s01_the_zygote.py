@@ -16,6 +16,7 @@
 # [[runs]]
 # args = ["look"]
 # lost = false
+# gvisor = { env = { GVISOR = "" } }
 """The process from which the session's next program is forked: killed by signals of each kind, limited, moved, traced, read."""
 
 import contextlib
@@ -54,7 +55,9 @@ elif how == "processors":
 else:
     for request in (16, 0x4206):
         refused(lambda request=request: libc.ptrace(request, zygote, 0, 0) + 1 or os.kill(1, 0) or open("/proc/1/mem"), "EPERM", "EACCES")
-    for name in ("mem", "maps", "environ", "auxv", "syscall", "stack", "fd/0", "fd/1", "exe", "cwd", "root/etc"):
+    # What gVisor shows of it, as of any other process, is what is the same for each program.
+    shown = () if "GVISOR" in os.environ else ("maps", "environ", "auxv", "fd/0", "fd/1")
+    for name in (*shown, "mem", "syscall", "stack", "exe", "cwd", "root/etc"):
         for flags in (os.O_RDONLY, os.O_RDWR):
             path = f"/proc/{zygote}/{name}"
             refused(lambda path=path, flags=flags: os.open(path, flags), "EACCES", "EPERM", "ENOENT", "EISDIR")

@@ -3,6 +3,7 @@
 # session = true
 # env = { LEFT = "MARKER-4f1d0c9b" }
 # timeout_ms = 20000
+# gvisor = { lost = true }
 """A marker in every place that might outlive a program: shared memory, queues, sockets, locks, keys, names of processes, memory, attributes."""
 
 import array

@@ -4,6 +4,7 @@
 # bomb = true
 # timeout_ms = 20000
 # before_the_deadline = true
+# gvisor = { lost = true, outcomes = ["ok", "out_of_memory"] }
 # [[runs]]
 # args = ["before the end"]
 # outcomes = ["ok", "out_of_memory"]

@@ -2,6 +2,7 @@
 # outcomes = ["ok"]
 # session = true
 # timeout_ms = 20000
+# gvisor = { lost = true, outcomes = ["ok", "out_of_memory", "timeout"] }
 """Daemons that go for process 1 and the zygote until they are killed, and folders made as hard to wipe as can be."""
 
 import contextlib
