@@ -212,7 +212,15 @@ def test_the_image_build_imports_only_from_below(module: str) -> None:
 
 # The judge's modules, by the same rule. It is public, as dayfly itself is.
 JUDGE = HOST / "judge"
-JUDGE_LAYERS = [["__init__"], ["_judging"], ["_sources", "_talk"], ["_plan", "_verdicts"], ["_cases"], ["_programs"], ["_checkers"]]
+JUDGE_LAYERS = [
+    ["__init__"],
+    ["_judging"],
+    ["_sources", "_talk"],
+    ["_plan", "_problem", "_verdicts"],
+    ["_cases"],
+    ["_programs"],
+    ["_checkers"],
+]
 JUDGE_LAYER_OF = {module: number for number, layer in enumerate(JUDGE_LAYERS) for module in layer}
 
 

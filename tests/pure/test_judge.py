@@ -412,8 +412,8 @@ def test_a_folder_of_pairs(tmp_path: Path) -> None:
 
 
 PROBLEM = {
-    "problem.yaml": "limits: {time_limit: 1.5, output: 2}\n"
-    "validator_flags: case_sensitive float_tolerance 1e-3 float_absolute_tolerance 0.1\n",
+    "problem.yaml": "problem_format_version: 2025-09\ntype: scoring\nlimits: {time_limit: 1.5, output: 2}\n"
+    "output_validator_args: case_sensitive float_tolerance 1e-3 float_absolute_tolerance 0.1\n",
     "data/sample/1.in": "",
     "data/sample/1.ans": "",
     "data/secret/g1/1.in": "",
@@ -421,32 +421,144 @@ PROBLEM = {
     "data/secret/g1/test_group.yaml": "max_score: 40\nscore_aggregation: min\nrequire_pass: sample\n",
     "data/secret/g2/1.in": "",
     "data/secret/g2/1.ans": "",
-    "data/secret/g2/testdata.yaml": "range: 0 60\n",
+    "data/secret/g2/test_group.yaml": "max_score: 60\n",
     "data/secret/empty/readme": "",
 }
+LEGACY = {
+    "problem.yaml": "type: scoring\nvalidator_flags: case_sensitive\n",
+    "data/sample/1.in": "",
+    "data/sample/1.ans": "",
+    "data/secret/g1/1.in": "",
+    "data/secret/g1/1.ans": "",
+}
+DEEP = {"data/secret/g1/x/1.in": "", "data/secret/g1/x/1.ans": ""}
+NEW = "problem_format_version: 2025-09\n"
 
 
 def test_a_problem_of_the_kattis_format(tmp_path: Path) -> None:
     found = Cases.from_folder(write(tmp_path, PROBLEM))
-    assert [case.name for case in found.cases] == ["sample/1", "secret/g1/1", "secret/g2/1"]
+    assert [(case.name, case.points) for case in found.cases] == [("sample/1", 0.0), ("secret/g1/1", 40.0), ("secret/g2/1", 1.0)]
     g1 = Group("secret/g1", require=("sample",), score="min", points=40.0)
     assert list(found.groups) == [Group("sample"), g1, Group("secret/g2", score="all", points=60.0)]
     assert found.limits == CaseLimits(cpu_ms=1_500, output_bytes=2 * 2**20)
     assert found.checker == kattis(case_sensitive=True, float_absolute=0.1, float_relative=1e-3)
 
 
-def test_a_problem_with_a_validator_of_its_own(tmp_path: Path) -> None:
+def test_every_case_below_a_group_is_judged(tmp_path: Path) -> None:
+    names = ("sample/a/1", "secret/g/2", "secret/g/sub/1", "secret/g/sub/deep/3", "secret/.hidden/1", "secret/g/2.files/x")
+    files = {f"data/{name}{suffix}": name for name in names for suffix in (".in", ".ans")}
+    for version, sample in ((NEW, "sample"), ("", "sample/a")):
+        cases = Cases.from_folder(write(tmp_path, {**files, "problem.yaml": version})).cases
+        told = [(case.name, case.group) for case in cases]
+        assert told == [("sample/a/1", sample), *((name, "secret/g") for name in names[1:4])]
+        assert cases[1].files == {"x.in": b"secret/g/2.files/x", "x.ans": b"secret/g/2.files/x"}
+
+
+def test_arguments_of_groups_and_cases_win(tmp_path: Path) -> None:
     files = {
-        "problem.yaml": "validation: custom\n",
+        **PROBLEM,
+        "problem.yaml": NEW,
+        "data/secret/g1/test_group.yaml": "args: [-a, b c]\noutput_validator_args: [case_sensitive]\n",
+        "data/secret/g1/2.in": "",
+        "data/secret/g1/2.ans": "",
+        "data/secret/g1/2.yaml": "args: [x]\noutput_validator_args: [float_tolerance, '0.5']\nhint: none\n",
+        "data/secret/g2/test_group.yaml": "",
+    }
+    found = Cases.from_folder(write(tmp_path, files))
+    told = [(case.name, list(case.args), case.checker) for case in found.cases]
+    assert found.checker == kattis()
+    assert told == [
+        ("sample/1", [], None),
+        ("secret/g1/1", ["-a", "b c"], kattis(case_sensitive=True)),
+        ("secret/g1/2", ["x"], kattis(float_absolute=0.5, float_relative=0.5)),
+        ("secret/g2/1", [], None),
+    ]
+    assert list(found.groups) == [Group("sample"), Group("secret/g1", score="all"), Group("secret/g2", score="all")]
+
+
+def test_a_legacy_group_s_settings_hold_below_it(tmp_path: Path) -> None:
+    files = {
+        **LEGACY,
+        "data/testdata.yaml": "grader_flags: ignore_sample\nrange: 0 100\n",
+        "data/secret/testdata.yaml": "output_validator_flags: float_tolerance 1\ngrader_flags: always_accept\n",
+        "data/secret/g2/testdata.yaml": "accept_score: 20\ngrader_flags: min\n"
+        "output_validator_flags: {name: v, flags: space_change_sensitive}\n",
+        "data/secret/g2/1.in": "",
+        "data/secret/g2/1.ans": "",
+        "data/secret/g2/sub/1.in": "",
+        "data/secret/g2/sub/1.ans": "",
+        "data/secret/g2/sub/testdata.yaml": "output_validator_flags: ''\n",
+        "data/secret/g3/testdata.yaml": "accept_score: 5\n",
+        "data/secret/g3/1.in": "",
+        "data/secret/g3/1.ans": "",
+    }
+    found = Cases.from_folder(write(tmp_path, files))
+    assert found.checker == kattis(case_sensitive=True)
+    told = {case.name: (case.points, case.checker) for case in found.cases}
+    assert told == {
+        "sample/1": (0.0, None),
+        "secret/g1/1": (1.0, kattis(case_sensitive=True, float_absolute=1.0, float_relative=1.0)),
+        "secret/g2/1": (20.0, kattis(case_sensitive=True, space_change_sensitive=True)),
+        "secret/g2/sub/1": (20.0, None),
+        "secret/g3/1": (5.0, None),
+    }
+    scores = {group.name: (group.score, group.points) for group in found.groups}
+    assert scores == {"sample": ("sum", None), "secret/g1": ("sum", None), "secret/g2": ("min", 20.0), "secret/g3": ("all", None)}
+
+
+def test_scores_of_the_newer_format(tmp_path: Path) -> None:
+    secret = {
+        "data/secret/1.in": "",
+        "data/secret/1.ans": "",
+        "data/secret/2.in": "",
+        "data/secret/2.ans": "",
+        "problem.yaml": NEW + "type: scoring",
+    }
+    found = Cases.from_folder(write(tmp_path, secret))
+    assert ([case.points for case in found.cases], list(found.groups)) == ([50.0, 50.0], [Group("secret")])
+    for text, score, points in (
+        ("score_aggregation: min\nmax_score: 7", "min", 7.0),
+        ("score_aggregation: pass-fail\nmax_score: unbounded", "all", 1.0),
+    ):
+        found = Cases.from_folder(write(tmp_path, {"data/secret/test_group.yaml": text}))
+        assert (found.groups[0].score, found.cases[0].points) == (score, points)
+    found = Cases.from_folder(write(tmp_path, {"problem.yaml": NEW, "data/secret/test_group.yaml": "score_aggregation: min"}))
+    assert (found.groups[0], found.cases[0].points) == (Group("secret", score="min"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "kind"),
+    [
+        ("output_validators/v", "validation: custom\n", Program),
+        ("output_validators", "validation: custom score\n", Program),
+        ("output_validators", "validation: custom interactive\n", Interactor),
+        ("output_validators", "type: interactive\n", Interactor),
+        ("output_validator", NEW, Program),
+        ("output_validator", NEW + "type: [pass-fail, interactive]\n", Interactor),
+        ("output_validators", NEW, Program),
+        ("output_validator", "", Program),
+    ],
+)
+def test_a_problem_with_a_validator_of_its_own(tmp_path: Path, folder: str, text: str, kind: Any) -> None:
+    files = {
+        "problem.yaml": text + "constants: {most: 7}\n",
         ".timelimit": "2",
-        "output_validators/v/check.py": "x",
+        f"{folder}/check.py": "x < {{most}}",
+        f"{folder}/README.md": "",
+        "include/python3/given.py": "g",
         "data/secret/1.in": "",
         "data/secret/1.ans": "",
     }
     found = Cases.from_folder(write(tmp_path, files))
-    assert found.checker == Program(code="x", protocol="kattis")
+    assert found.checker == kind(code="x < 7", protocol="kattis")
     assert found.limits == CaseLimits(cpu_ms=2_000)
-    assert list(found.groups) == [Group("secret")]
+    assert [group.name for group in found.groups] == ["secret"]
+    assert found.cases[0].files == {"given.py": b"g"}
+
+
+def test_points_of_a_validator_are_summed(tmp_path: Path) -> None:
+    files = {**LEGACY, "problem.yaml": "type: scoring\nvalidation: custom score", "output_validators/v.py": ""}
+    assert {group.score for group in Cases.from_folder(write(tmp_path, files)).groups} == {"sum"}
 
 
 @pytest.mark.parametrize(
@@ -454,14 +566,43 @@ def test_a_problem_with_a_validator_of_its_own(tmp_path: Path) -> None:
     [
         ({"x": ""}, r"no file \*.in"),
         ({"a.in": ""}, "no answer beside it: a.ans or a.out"),
+        ({"problem.yaml": ""}, r"no file \*.in in sample or secret"),
         ({**PROBLEM, "problem.yaml": "validator_flags: nonsense"}, "the default validator: it has no flag 'nonsense'"),
         ({**PROBLEM, "problem.yaml": "validator_flags: float_tolerance"}, "finite number"),
         ({**PROBLEM, "problem.yaml": "validator_flags: float_tolerance x"}, "could not convert"),
+        ({**PROBLEM, "problem.yaml": "validator_flags: 1"}, "expected a string or a sequence"),
         ({**PROBLEM, "problem.yaml": "validation: custom"}, "no program"),
+        ({**PROBLEM, "problem.yaml": "type: interactive"}, "interactive, and output_validators has no program"),
+        ({**PROBLEM, "problem.yaml": "validation: custom multipass"}, "custom multipass"),
+        ({**PROBLEM, "problem.yaml": "validation: default score"}, "default score"),
+        ({**PROBLEM, "problem.yaml": "validation: odd"}, "odd"),
+        ({**PROBLEM, "problem.yaml": NEW + "type: [pass-fail, multi-pass]"}, "type multi-pass"),
+        ({**PROBLEM, "problem.yaml": NEW + "type: submit-answer"}, "type submit-answer"),
+        ({**PROBLEM, "problem.yaml": "problem_format_version: 2031-01"}, "2031-01"),
+        ({**PROBLEM, "problem.yaml": "grading: {objective: min}"}, "objective"),
+        ({**PROBLEM, "problem.yaml": "grading: {on_reject: first}"}, "on_reject"),
+        ({**PROBLEM, "problem.yaml": "time_limt: 3"}, "'time_limt'"),
+        ({**PROBLEM, "problem.yaml": "limits: {validation_passes: 3}"}, "validation_passes"),
+        ({**PROBLEM, "problem.yaml": "limits: 3"}, "must hold a mapping"),
         ({**PROBLEM, "problem.yaml": "[1"}, "not valid YAML"),
         ({**PROBLEM, "problem.yaml": "[1]"}, "must hold a mapping"),
-        ({**PROBLEM, "problem.yaml": "", "output_validators/a.cpp": ""}, "must be one Python file"),
+        ({**PROBLEM, "static_validator/v.py": ""}, "static_validator"),
+        ({**PROBLEM, "output_validator/a.cpp": ""}, "must be one Python file"),
+        ({**PROBLEM, "output_validator/a.py": "", "output_validators/b.py": ""}, "must be one Python file"),
+        ({**PROBLEM, "problem.yaml": "", "output_validators/a.py": ""}, "lacks `validation: custom`"),
         ({**PROBLEM, "data/secret/g1/test_group.yaml": "score_aggregation: best"}, "score_aggregation"),
+        ({**PROBLEM, "data/secret/g1/test_group.yaml": "static_validation_score: 3"}, "static_validation_score"),
+        ({**PROBLEM, "data/secret/g1/test_group.yaml": "{score_aggregation: sum, max_score: unbounded}"}, "unbounded"),
+        ({**PROBLEM, "data/secret/test_group.yaml": "score_aggregation: min"}, "can only be summed"),
+        ({**PROBLEM, **DEEP, "data/secret/g1/x/test_group.yaml": ""}, "groups in groups"),
+        ({**PROBLEM, "data/secret/g1/1.yaml": "timelimit: 3"}, "'timelimit'"),
+        ({**LEGACY, "data/secret/g1/testdata.yaml": "grading: custom"}, "grader of the problem's own"),
+        ({**LEGACY, "data/secret/g1/testdata.yaml": "grader_flags: avg"}, "grader_flags avg"),
+        ({**LEGACY, "data/testdata.yaml": "grader_flags: max"}, "grader_flags max"),
+        ({**LEGACY, "data/secret/testdata.yaml": "grader_flags: min"}, "can only be summed"),
+        ({**LEGACY, "data/secret/g1/testdata.yaml": "reject_score: 1"}, "reject_score"),
+        ({**LEGACY, "problem.yaml": "", "data/testdata.yaml": "grader_flags: always_accept"}, "always_accept"),
+        ({**LEGACY, **DEEP, "data/secret/g1/x/testdata.yaml": "accept_score: 3"}, "accept_score"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_judged(tmp_path: Path, files: dict[str, str], message: str) -> None:
