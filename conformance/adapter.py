@@ -14,9 +14,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 Heard = Callable[[str, str], None]
 """Is told the stream and the text of each piece of output when it arrives. What it raises ends the
 run, and its program."""
+Told = Callable[[dict[str, Any]], None]
 
 
 class SessionOver(Exception):
@@ -52,6 +55,19 @@ class Sandbox(Protocol):
     def session(self, **bounds: float) -> Session:
         """Open a session. The bounds are max_runs, max_seconds and idle_seconds; TypeError and
         ValueError for those that make no sense."""
+
+    def judge(
+        self,
+        code: str,
+        cases: Sequence[Mapping[str, Any]],
+        *,
+        told: Told | None = None,
+        checker: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Judge a submission, and return the report in its JSON form. Cases and checker are in
+        theirs; `told` gets each case of the report when it is known. The options are stop and
+        concurrency."""
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -134,6 +150,22 @@ class DayflySandbox:
         session = self.sandbox.session(**bounds)
         session.open()
         return DayflySession(session)
+
+    def judge(
+        self,
+        code: str,
+        cases: Sequence[Mapping[str, Any]],
+        *,
+        told: Told | None = None,
+        checker: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """See Sandbox."""
+        from dayfly.judge import Cases  # noqa: PLC0415
+
+        given = {"cases": cases, **({} if checker is None else {"checker": checker})}
+        on_case = told and (lambda case: told(json.loads(msgspec.json.encode(case))))
+        return _answer(self.sandbox.judge(code, msgspec.convert(given, Cases), on_case=on_case, **options))
 
     def close(self) -> None:
         """See Sandbox."""

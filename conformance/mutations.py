@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from unittest import mock
 
+import msgspec
 from conformance import adapter
 from conformance.oracle import Oracle, PlainContainer
 
@@ -58,9 +59,17 @@ class Broken(adapter.Dayfly):
         """Return the bounds of a session to use instead of those given."""
         return given
 
+    def report(self, given: Answer) -> Answer:
+        """Return the report on a submission to give instead of the true one."""
+        return given
+
     def run(self, true: Run, job: Any, **options: Any) -> Answer:
         """Run a job, in a session or not; `true` does it as it should be done."""
         return self.answer(true(self.job(job), **options))
+
+    def judge(self, true: Run, *arguments: Any, **options: Any) -> Answer:
+        """Judge a submission, likewise."""
+        return self.report(true(*arguments, **options))
 
     def sandbox(self, image: str, settings: Mapping[str, Any]) -> adapter.Sandbox:
         """See Implementation."""
@@ -74,6 +83,7 @@ class Broken(adapter.Dayfly):
 
         sandbox.session = opened  # type: ignore[method-assign]
         sandbox.run = functools.partial(self.run, sandbox.run)  # type: ignore[method-assign]
+        sandbox.judge = functools.partial(self.judge, sandbox.judge)  # type: ignore[method-assign]
         return sandbox
 
 
@@ -751,6 +761,83 @@ from dayfly._cli import main
 main()
 """
         return [python, "-c", code, *rest]
+
+
+class LimitsForgiven(Broken):
+    """A program that was killed at its limit passes for one that failed by itself."""
+
+    clause, because = "judge.verdicts", "time_limit"
+
+    def report(self, given: Answer) -> Answer:
+        """See Broken."""
+        for case in given["cases"]:
+            case["verdict"] = case["verdict"].replace("time_limit", "runtime_error")
+        return given
+
+
+class AnswersSent(Broken):
+    """What is expected is a file beside the program."""
+
+    clause, because = "judge.secret", r"answer\.tx"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        from dayfly.judge import _judging  # noqa: PLC0415
+
+        true: Any = vars(_judging)["submission_job"]
+
+        def job(case: Any, source: bytes, **options: Any) -> Any:
+            made = true(case, source, **options)
+            return msgspec.structs.replace(made, files={**made.files, "answer.txt": case.expected_output})
+
+        mock.patch.object(_judging, "submission_job", job).start()
+
+
+class OrderOfEnds(Broken):
+    """Cases are told in the order in which they end."""
+
+    clause, because = "judge.order", r"\['[^0]'"
+
+    def report(self, given: Answer) -> Answer:
+        """See Broken."""
+        return {**given, "cases": sorted(given["cases"], key=lambda case: case["wallMs"] or 0)}
+
+
+class SyntaxUnchecked(Broken):
+    """What is not valid Python is a program that fails."""
+
+    clause, because = "judge.compile", "runtime_err"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        from dayfly.judge import _judging  # noqa: PLC0415
+
+        mock.patch.object(_judging, "may_be_invalid", return_value=False).start()
+
+
+class CheckerBeside(Broken):
+    """A checker runs in the submission's container."""
+
+    clause, because = "judge.checker-apart", "wrong_answer"
+
+    def spoil(self) -> None:
+        """See Broken."""
+        from dayfly.judge import _judging  # noqa: PLC0415
+
+        true = _judging.Containers
+        mock.patch.object(_judging, "Containers", lambda submission, checker: true(submission, checker and submission)).start()
+
+
+class FaultBlamed(Broken):
+    """What the sandbox could not do is the submission's fault."""
+
+    clause, because = "judge.judge-error", "runtime_error"
+
+    def report(self, given: Answer) -> Answer:
+        """See Broken."""
+        for case in given["cases"]:
+            case["verdict"] = case["verdict"].replace("judge_error", "runtime_error")
+        return given
 
 
 # What the runner does.
