@@ -75,9 +75,10 @@ class View:
 def _line(one: CaseResult) -> Text:
     line = Text().append(f"{one.verdict.value:<14}", COLOURS.get(one.verdict, "red"))
     line.append(f" {visible(one.name) or '-':<16}")
-    cpu = "" if one.cpu_ms is None else f"{one.cpu_ms:8.1f} ms"
-    memory = "" if one.max_rss_bytes is None else f"{one.max_rss_bytes / 1e6:7.1f} MB"
-    line.append(f" {cpu:>11} {memory:>10}")
+    wall = "" if one.wall_ms is None else f"{one.wall_ms:.1f} ms"
+    cpu = "" if one.cpu_ms is None else f"({one.cpu_ms:.1f} ms CPU)"
+    memory = "" if one.max_rss_bytes is None else f"{one.max_rss_bytes / 1e6:.1f} MB"
+    line.append(f" {wall:>11} {cpu:<16} {memory:>9}")
     if told := visible(one.error or one.feedback)[:SHOWN]:
         line.append(f"  {told}")
     return line

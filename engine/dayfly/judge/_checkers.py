@@ -128,7 +128,7 @@ class Json(Checker, frozen=True, tag="json"):
 
     def check_value(self, expected: Any, value: Any) -> Answer:
         """See Checker."""
-        path = _difference(expected, value, self.rel, self.abs, "")
+        path = _difference(expected, value, self.rel, self.abs)
         return RIGHT if path is None else Answer(0.0, f"differs{path}"[:FEEDBACK])
 
 
@@ -393,32 +393,33 @@ def _fusion_alike(expected: str, output: str) -> bool:
 
 
 def _parsed(checker: Checker, expected: bytes, output: bytes) -> Answer:
+    # What is expected and cannot be read is the judge's fault: it raises.
+    wanted = msgspec.json.decode(expected)
     # A hostile output may nest as deeply as it likes: what builds it must say so, not end the
     # interpreter.
     try:
         value = msgspec.json.decode(output)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Answer(0.0, f"the output is not valid JSON: {error}"[:FEEDBACK])
-    try:
-        return checker.check_value(msgspec.json.decode(expected), value)
-    except RecursionError:
-        return Answer(0.0, "the output is nested too deeply")
+    return checker.check_value(wanted, value)
 
 
-def _difference(expected: Any, value: Any, rel: float, absolute: float, path: str) -> str | None:
-    """Return where two JSON values differ, or None."""
-    if isinstance(expected, list) and isinstance(value, list):
-        if len(expected) != len(value):
-            return f"{_place(path)}: {len(value):,} elements; {len(expected):,} are expected"
-        pairs = [(f"{path}[{at}]", one, other) for at, (one, other) in enumerate(zip(expected, value, strict=True))]
-    elif isinstance(expected, dict) and isinstance(value, dict):
-        if expected.keys() != value.keys():
-            return f"{_place(path)}: other keys"
-        pairs = [(f"{path}.{key:.20}", one, value[key]) for key, one in expected.items()]
-    else:
-        return None if _equal(expected, value, rel, absolute) else _at(path, expected, value)
-    found = (_difference(one, other, rel, absolute, place[:QUOTED]) for place, one, other in pairs)
-    return next((place for place in found if place is not None), None)
+def _difference(expected: Any, value: Any, rel: float, absolute: float) -> str | None:
+    """Return where two JSON values differ, or None. They may nest deeper than Python recurses."""
+    left = [("", expected, value)]
+    while left:
+        path, one, other = left.pop()
+        if isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return f"{_place(path)}: {len(other):,} elements; {len(one):,} are expected"
+            left += [(f"{path}[{at}]"[:QUOTED], *pair) for at, pair in reversed(list(enumerate(zip(one, other, strict=True))))]
+        elif isinstance(one, dict) and isinstance(other, dict):
+            if one.keys() != other.keys():
+                return f"{_place(path)}: other keys"
+            left += [(f"{path}.{key:.20}"[:QUOTED], one[key], other[key]) for key in reversed(one)]
+        elif not _equal(one, other, rel, absolute):
+            return _at(path, one, other)
+    return None
 
 
 def _equal(expected: Any, value: Any, rel: float, absolute: float) -> bool:
