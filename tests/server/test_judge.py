@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,10 @@ import anyio
 import httpx
 import pytest
 
+from dayfly._server import bodies
+from dayfly._server.case_sets import memory
+from dayfly._server.judging import cases_decoder
+from dayfly._server.service import off_loop
 from dayfly.judge import Call, Case, CaseLimits, CaseResult, Cases, Group, Program, Tokens, Verdict
 from dayfly.remote import AsyncRemoteSandbox, RemoteSandbox
 
@@ -24,7 +30,7 @@ CASES = [{"stdin": str(n), "expected": str(n + 1)} for n in range(3)]
 @pytest.fixture(scope="module")
 def there(image: str) -> Iterator[Server]:
     with servers(image) as new:
-        options = ["--pool-size", "2", "--rate-per-minute", "0", "--max-timeout-ms", "20000", "--case-sets-bytes", "2000"]
+        options = ["--pool-size", "2", "--rate-per-minute", "0", "--max-timeout-ms", "20000", "--case-sets-bytes", "8000"]
         yield new(*options, "--judge-seconds", "20").ready()
 
 
@@ -88,13 +94,56 @@ def test_cases_are_sent_once_and_forgotten_by_size(web: httpx.Client) -> None:
     assert kept.json() == {"id": hashlib.sha256(body).hexdigest(), "cases": 3}
     judged = {"code": CODE, "caseSet": kept.json()["id"]}
     assert web.post("/v1/judge", json=judged).raise_for_status().json()["passed"] == 3
-    other = json.dumps({"cases": [{"stdin": "x" * 1_900}]}).encode()
+    other = json.dumps({"cases": [{"stdin": "x" * 6_000}]}).encode()
     assert web.post("/v1/cases", content=other, headers=headers).status_code == 201
     answer = web.post("/v1/judge", json=judged)
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/no-cases")
-    large = json.dumps({"cases": [{"stdin": "x" * 2_100}]}).encode()
+    large = json.dumps({"cases": [{"stdin": "x" * 8_100}]}).encode()
     answer = web.post("/v1/cases", content=large, headers=headers)
-    assert (answer.status_code, "case_sets_bytes is 2,000" in answer.json()["detail"]) == (413, True)
+    assert (answer.status_code, "case_sets_bytes is 8,000" in answer.json()["detail"]) == (413, True)
+
+
+def test_many_small_cases_do_not_pass_for_few_bytes(web: httpx.Client) -> None:
+    answer = web.post("/v1/cases", content=b'{"cases": [' + b",".join([b"{}"] * 50) + b"]}", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, "bytes of memory" in answer.json()["detail"]) == (413, True)
+
+
+@pytest.mark.parametrize(("count", "in_thread"), [(10, False), (5_000, True)])
+def test_many_cases_are_looked_at_in_a_thread(count: int, in_thread: bool) -> None:
+    class Decoder:
+        def decode(self, _body: bytes) -> int:
+            return threading.get_ident()
+
+    async def idents() -> list[int]:
+        body = b'{"cases": [' + b",".join([b"{}"] * count) + b"]}"
+        return [await bodies.decode(Decoder(), body, most_values=100_000), await off_loop(count, threading.get_ident)]
+
+    assert [ident != threading.get_ident() for ident in asyncio.run(idents())] == [in_thread] * 2
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "{}",
+        '{"name": "abc", "stdin": "1", "expected": "2"}',
+        '{"filesText": {"a": "b"}, "args": ["a"], "limits": {"cpuMs": 1}, "checker": {"type": "exact"}}',
+        '{"call": {"function": "f", "args": [[1, 1.5, "ab", [], [1], {}, {"a": 1}]]}}',
+        '{"call": {"function": "f"}, "expected": [' + ",".join(['{"a":{}}'] * 50) + "]}",
+        '{"stdin": "' + "x" * 1_000 + '\U0001f600"}',
+        '{"stdin": "' + "x" * 1_000 + '\\ud83d\\ude00"}',
+    ],
+)
+def test_the_memory_of_a_set_is_not_underrated(item: str) -> None:
+    count = 500
+    body = ('{"cases": [' + ",".join([item] * count) + "]}").encode()
+    tracemalloc.start()
+    try:
+        cases = cases_decoder.decode(body)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(cases) == count
+    assert held <= memory(body, count) <= 12 * held
 
 
 @pytest.mark.parametrize(

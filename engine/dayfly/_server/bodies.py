@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 THREAD_ABOVE = 262_144
 """Bytes of JSON above which decoding and encoding happen in a thread."""
+MANY_VALUES = 1_000
+"""Values in a short body above which they do, where each may be a case that is checked."""
 
 _LONE = re.compile(
     rb"(?<!\\)(?:\\\\)*(\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -197,7 +199,7 @@ async def decode(decoder: Any, body: bytes, *, most_values: int = MOST_VALUES, m
         decoded = _decoded(decoder, text)
         return decoded if make is None else make(decoded)
 
-    return await _off_loop(body, decode)
+    return await _off_loop(body, decode, costly=len(body) <= THREAD_ABOVE and _values(body) > MANY_VALUES)
 
 
 async def count(body: bytes, most_values: int) -> None:
@@ -224,9 +226,9 @@ def _values(body: bytes) -> int:
     return values
 
 
-async def _off_loop(body: bytes, decode: Callable[[bytes], T]) -> T:
+async def _off_loop(body: bytes, decode: Callable[[bytes], T], *, costly: bool = False) -> T:
     body = body.removeprefix(codecs.BOM_UTF8)
-    if len(body) <= THREAD_ABOVE:
+    if len(body) <= THREAD_ABOVE and not costly:
         return decode(body)
     return await asyncio.to_thread(decode, body)
 

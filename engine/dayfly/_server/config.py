@@ -97,7 +97,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     judge_concurrency: Annotated[int, _about("Containers that a judging may have at once.", ge=1, le=1_000)] = 4
     judge_seconds: Annotated[float, _about("A judging may take so long; cases beyond are judge errors.", ge=1, le=86_400)] = 300
-    case_sets_bytes: Annotated[int, _about("Sets of cases that are kept, as JSON, together.", ge=0, le=1_000_000_000_000)] = 64_000_000
+    case_sets_bytes: Annotated[int, _about("Memory for sets of cases that are kept, together.", ge=0, le=1_000_000_000_000)] = 64_000_000
 
     run_code: Annotated[bool, _about("Serve POST /run_code and GET /v1/ping, as SandboxFusion does.")] = False
     run_code_without_key: Annotated[bool, _about("Take requests to /run_code without a key; all together have the quotas of one.")] = False

@@ -24,10 +24,12 @@ from dayfly.judge._judging import KEPT_OUTPUT
 from dayfly.judge._programs import AnyChecker
 
 from . import bodies
+from .case_sets import memory
 from .config import Config
 from .context import AppContext, RequestContext, app_context, request_context
 from .problems import invalid
 from .runs import Put, event, gone_noted, note_verdict, send_body, started, stream, unless_gone
+from .service import off_loop
 
 log = structlog.stdlib.get_logger("dayfly.server")
 
@@ -81,7 +83,7 @@ class CasesAnswer:
             cases = await bodies.decode(cases_decoder, body, most_values=MOST_VALUES)
             context.read = True
             kept = CaseSet(hashlib.sha256(body).hexdigest(), len(cases))
-            app.case_sets.keep(context.key.name, kept.id, cases, len(body))
+            app.case_sets.keep(context.key.name, kept.id, cases, await asyncio.to_thread(memory, body, len(cases)))
             await send_body(send, msgspec.json.encode(kept), {"content-type": "application/json"}, app.config.client_seconds, status=201)
 
 
@@ -99,7 +101,7 @@ class JudgeAnswer:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
             wanted: JudgeRequest = await bodies.decode(judge_decoder, body, most_values=MOST_VALUES)
             cases = wanted.cases or app.case_sets.find(context.key.name, wanted.case_set or "")
-            code, options = _checked(wanted, cases, app.config)
+            code, options = await off_loop(len(cases), _checked, wanted, cases, app.config)
             context.read = True
             context.notes |= {"code_bytes": len(code), "cases": len(cases)}
             serve = self._serve_events if self._stream else self._serve_whole

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 import msgspec
@@ -45,6 +45,8 @@ from .tracing import Tracing
 from .turns import Turns
 
 log = logging.getLogger("dayfly.server")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds between two tries to start."""
@@ -53,6 +55,16 @@ REFILL = 5.0
 not ready."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the engine, and how long one may take."""
+
+
+MANY_CASES = 200
+"""Cases above which they are checked in a thread: one takes some ten microseconds."""
+
+
+async def off_loop(cases: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what looks at so many cases, in a thread if they are many: other requests are served
+    meanwhile."""
+    return call(*args, **kwargs) if cases <= MANY_CASES else await asyncio.to_thread(call, *args, **kwargs)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -322,7 +334,8 @@ class Service:
         begun = time.monotonic()
         told: JudgeResult | None = None
         with self._failures({}), contextlib.ExitStack() as spare:
-            judging = Judging(self._standing(), code, cases, **options)  # before the wait, which would be for nothing
+            # Before the wait, which would be for nothing.
+            judging = await off_loop(len(cases), Judging, self._standing(), code, cases, **options)
             with self._queue() as queue:
 
                 def started() -> None:
@@ -332,7 +345,7 @@ class Service:
 
                 async with self._turns.turn(key):
                     if judging.sandbox is not self._standing():
-                        judging = Judging(self._standing(), code, cases, **options)
+                        judging = await off_loop(len(cases), Judging, self._standing(), code, cases, **options)
                     while judging.workers < min(concurrency, len(cases)) and (give_back := self._turns.spare(key)) is not None:
                         spare.callback(give_back)
                         judging.workers += 1

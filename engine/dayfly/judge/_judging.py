@@ -155,11 +155,11 @@ class Judging:
         self._found: dict[int, CaseResult] = {}
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._told = 0
-        self._changed = anyio.Event()
+        self._changed: anyio.Event
         self._tasks: anyio.CancelScope | None = None
         self._error: Exception | None = None
         self._compile_error: str | None = None
-        self._syntax = anyio.Lock()
+        self._syntax: anyio.Lock
         """Held while it is found out whether the submission is valid Python."""
         self._syntax_checked = False
 
@@ -171,6 +171,8 @@ class Judging:
         closed meanwhile.
         """
         begun = time.monotonic()
+        # Not before: a judging may be made in a thread without an event loop.
+        self._changed, self._syntax = anyio.Event(), anyio.Lock()
         with anyio.move_on_after(self._seconds) as budget:
             async with self._containers() as first:
                 if on_start is not None:
