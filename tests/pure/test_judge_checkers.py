@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import inspect
 import itertools
 import math
+import re
 import string
 import sys
 from collections.abc import Iterator
@@ -87,6 +89,117 @@ def test_floats_follow_the_expected_side(expected: bytes, output: bytes, rel: fl
     ours, theirs = expected.decode().split(), output.decode().split()
     slow = len(ours) == len(theirs) and all(alike(one, other) for one, other in zip(ours, theirs, strict=True))
     assert right(Floats(rel=rel, abs=absolute), expected, output) == slow
+
+
+# Pairs of which many are nearly the same: the same words, written in another way.
+ALIKE = [
+    ("1", "1.0", "01", "1.00001", "1.001", "1e0", "2"),
+    ("-0.0", "0", "1e-7", "x"),
+    ("50000000000000000", "50000000000000001", "5e16"),
+    ("yes", "YES", "yes.", "no"),
+    ("nan", "NaN", "inf"),
+]
+BLANKS = st.sampled_from([" ", "\n", " ", "\n", "  ", "\t", "\n\n", " \n", "\r\n", "\r"])
+
+
+@st.composite
+def near_pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    words = draw(st.lists(st.sampled_from(ALIKE), max_size=5))
+    blanks = [draw(BLANKS) for _ in words]
+    same = draw(st.booleans())
+
+    def text() -> bytes:
+        parts = [draw(st.sampled_from(word)) + (blank if same else draw(BLANKS)) for word, blank in zip(words, blanks, strict=True)]
+        return "".join(parts).encode()
+
+    expected = text()
+    return expected, draw(st.sampled_from([expected, expected + b"\n", expected.upper(), text(), text() + b" 1", b""]))
+
+
+@given(near_pairs(), st.booleans())
+def test_a_set_is_its_sorted_lines(pair: tuple[bytes, bytes], counts: bool) -> None:
+    def slow(data: bytes) -> list[list[bytes]]:
+        lines = sorted(line.split() for line in data.split(b"\n") if line.split())
+        return lines if counts else [line for at, line in enumerate(lines) if line not in lines[:at]]
+
+    assert right(SetEq(counts=counts), *pair) == (slow(pair[0]) == slow(pair[1]))
+
+
+@given(near_pairs())
+def test_lcb_compares_lines_of_decimals(pair: tuple[bytes, bytes]) -> None:
+    def same(one: str, other: str) -> bool:
+        try:
+            numbers = [[decimal.Decimal(word) for word in line.split()] for line in (one, other)]
+        except decimal.InvalidOperation:
+            return one == other
+        return one == other or numbers[0] == numbers[1]
+
+    wanted, found = ([line.strip() for line in data.decode().strip().split("\n")] for data in pair)
+    slow = len(wanted) == len(found) and all(map(same, wanted, found))
+    assert right(lcb(), *pair) == slow
+
+
+@given(near_pairs())
+def test_sandbox_fusion_compares_lines_or_numbers(pair: tuple[bytes, bytes]) -> None:
+    def same(one: str, other: str) -> bool:
+        try:
+            wanted, found = float(one), float(other)
+        except ValueError:
+            return one == other
+        return one == other or abs(found - wanted) / max(abs(wanted), 1e-10) < 1e-5
+
+    wanted, found = ([line.strip() for line in data.decode().strip().lower().split("\n")] for data in pair)
+    assert right(sandbox_fusion(), *pair) == (len(wanted) == len(found) and all(map(same, wanted, found)))
+
+
+@given(near_pairs(), st.booleans(), st.booleans(), st.sampled_from([None, 0.0, 1e-3]), st.sampled_from([None, 0.0, 1e-3]))
+def test_kattis_compares_tokens(
+    pair: tuple[bytes, bytes], case: bool, spaces: bool, absolute: float | None, relative: float | None
+) -> None:
+    def finite(word: bytes) -> float | None:
+        return float(word) if re.fullmatch(rb"[+-]?([0-9]*\.[0-9]+|[0-9]+\.?)([eE][+-]?[0-9]+)?", word) else None
+
+    def same(one: bytes, other: bytes) -> bool:
+        wanted, found = finite(one), finite(other)
+        if (absolute, relative) == (None, None) or wanted is None:
+            return one == other or (not case and one.lower() == other.lower())
+        if found is None:
+            return False
+        return abs(found - wanted) <= (absolute or 0.0) or abs(found - wanted) <= (relative or 0.0) * abs(wanted)
+
+    wanted, found = (data.split() for data in pair)
+    slow = len(wanted) == len(found) and all(map(same, wanted, found))
+    if spaces:
+        blanks, others = (re.split(rb"[^ \n\r\t]+", data) for data in pair)
+        slow = slow and blanks == others
+    checker = kattis(case_sensitive=case, space_change_sensitive=spaces, float_absolute=absolute, float_relative=relative)
+    assert right(checker, *pair) == slow
+
+
+@given(near_pairs(), st.sampled_from([None, 0, 3, 6]), st.sampled_from(["default", "absolute", "relative"]))
+def test_dmoj_compares_tokens_of_lines(pair: tuple[bytes, bytes], precision: int | None, mode: Any) -> None:
+    def same(one: bytes, other: bytes) -> bool:
+        try:
+            wanted = float(one) if precision is not None else None
+        except ValueError:
+            wanted = None
+        if wanted is None or precision is None:
+            return one == other
+        try:
+            found = float(other)
+        except ValueError:
+            return False
+        epsilon = 10**-precision
+        bounds = sorted([wanted * (1 - epsilon), wanted * (1 + epsilon)])
+        if mode == "relative":
+            return bounds[0] <= found <= bounds[1]
+        return abs(found - wanted) <= epsilon or (mode == "default" and abs(wanted) >= epsilon and abs(1 - found / wanted) <= epsilon)
+
+    lines = [[line.split() for line in re.split(rb"[\r\n]", data) if line and (precision is not None or line.split())] for data in pair]
+    slow = list(map(len, lines[0])) == list(map(len, lines[1])) and all(
+        same(one, other) for ours, theirs in zip(*lines, strict=True) for one, other in zip(ours, theirs, strict=True)
+    )
+    assert right(dmoj(precision=precision, mode=mode), *pair) == slow
 
 
 @pytest.mark.parametrize(
