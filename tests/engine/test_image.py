@@ -29,6 +29,7 @@ from dayfly._image import wheels, workbench
 from dayfly._image.answers import last_status
 from dayfly._image.recipe import Facts
 from dayfly._messages import PROTOCOL
+from dayfly.judge import Call, Case, Verdict
 
 from ..documents import ROOT, block, blocks, run
 
@@ -149,6 +150,10 @@ def test_python_2_is_there_beside_python_3(image_python2: str) -> None:
     assert (old.stdout, old.messages, new.stdout, new.messages) == ("1\n", [[2, 7]], "2\n", [[3, 9]])
 
 
+RETURNS = """\
+import numpy as np
+def f(): return [np.int64(3), np.float32(0.5), np.bool_(True), np.arange(4).reshape(2, 2), np.float64("nan")]
+"""
 NUMPY = "import numpy as np; sandbox.send([np.__version__, float(np.linalg.det(np.eye(20) * 2)), sandbox.__file__])"
 
 
@@ -158,6 +163,9 @@ async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: s
     _, determinant, path = await anyio.to_thread.run_sync(lambda: look_inside(built, NUMPY, memory_limit_mb=150))
     assert determinant == pytest.approx(2**20)
     assert path.endswith("/sandbox.py")
+    async with AsyncSandbox(image=built, memory_limit_mb=150) as sandbox:
+        told = await sandbox.judge(RETURNS, [Case(call=Call("f"), expected=[3, 0.5, True, [[0, 1], [2, 3]], {"$float": "nan"}])])
+        assert told.verdict is Verdict.ACCEPTED, told
     assert any("numpy" in line for line in said)
     (listed,) = [one for one in await images.ls(api) if tag in one.tags]
     assert (listed.id, listed.pip, listed.base, listed.protocol, listed.version) == (built, ["numpy"], DEFAULT, PROTOCOL, __version__)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly import Job, Outcome, Result
+from dayfly._judge_view import _line
 from dayfly.judge import Answer, Call, Case, CaseLimits, CaseResult, Cases, Group, Interactor, Json, Program, Tokens, Verdict, kattis, lcb
 from dayfly.judge._cases import check_cases, check_checkers
 from dayfly.judge._plan import Plan
@@ -187,6 +188,13 @@ def test_groups_score_as_they_say() -> None:
     assert (
         report([Case(points=0, group="min")], [Group("min", score="min", points=3)], {0: found(Verdict.PARTIAL, "min", 0.0)}).score == 0.0
     )
+
+
+def test_the_command_shows_wall_time_where_there_is_no_other() -> None:
+    case = msgspec.structs.replace(found(Verdict.ACCEPTED), name="a", wall_ms=12.34)
+    assert [word for word in _line(case).plain.split(" ") if word] == ["accepted", "a", "12.3", "ms"]
+    both = msgspec.structs.replace(case, cpu_ms=5.0, max_rss_bytes=7_000_000)
+    assert [word for word in _line(both).plain.split(" ") if word] == ["accepted", "a", "12.3", "ms", "(5.0", "ms", "CPU)", "7.0", "MB"]
 
 
 # The plan.

@@ -189,11 +189,12 @@ def test_dmoj_compares_tokens_of_lines(pair: tuple[bytes, bytes], precision: int
             found = float(other)
         except ValueError:
             return False
-        epsilon = 10**-precision
+        epsilon = 10.0**-precision
         bounds = sorted([wanted * (1 - epsilon), wanted * (1 + epsilon)])
         if mode == "relative":
             return bounds[0] <= found <= bounds[1]
-        return abs(found - wanted) <= epsilon or (mode == "default" and abs(wanted) >= epsilon and abs(1 - found / wanted) <= epsilon)
+        near = abs(found - wanted) <= epsilon
+        return near or (mode == "default" and abs(wanted) >= epsilon and abs(1 - found / wanted) <= epsilon)
 
     lines = [[line.split() for line in re.split(rb"[\r\n]", data) if line and (precision is not None or line.split())] for data in pair]
     slow = list(map(len, lines[0])) == list(map(len, lines[1])) and all(
