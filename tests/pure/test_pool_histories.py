@@ -337,6 +337,7 @@ def _keeps(ledger: Ledger, key: int, now: float) -> None:
 _warm = Ledger.warm
 
 
+@pytest.mark.timeout(600)  # hundreds of histories, which take minutes under coverage on a busy machine
 @pytest.mark.parametrize(
     ("kind", "name", "fault"),
     [
