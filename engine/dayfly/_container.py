@@ -535,6 +535,10 @@ class Container:
         if death.oom and not death.killed and death.code == "137":
             # The kernel had nothing left to kill but the runner: the program had filled tmpfs, say.
             return Ended(None, Outcome.OUT_OF_MEMORY, (time.monotonic() - self._started_at) * 1_000)
+        if death.code == "0":  # the runner ends so when it has sent its report
+            raise ContainerLost(
+                "the run has ended, but its report is lost: the connection broke, or this process did not read for 2 s", delivered=True
+            )
         why = "killed or removed from outside" if death.killed else f"dead with exit status {death.code}" if death.code else "gone"
         raise ContainerLost(f"the container is {why}, in the middle of the run{self._said()}", delivered=True)
 

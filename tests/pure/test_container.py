@@ -352,6 +352,16 @@ async def test_an_engine_that_says_no_oom_is_believed(house: House, monkeypatch:
             await events_of(execution)
 
 
+async def test_a_report_that_the_engine_has_dropped_is_told(house: House) -> None:
+    house.engine.history = [died("0")]
+    async with house.pool.lease() as container:
+        execution = await start(house, container)
+        house.runner.end()
+        with pytest.raises(ContainerLost, match="its report is lost") as caught:
+            await events_of(execution)
+    assert caught.value.delivered
+
+
 @pytest.mark.parametrize("oom", [0, 1])
 async def test_a_lag_at_the_end_forces_no_removal(house: House, oom: int) -> None:
     async with house.pool.lease() as container:
