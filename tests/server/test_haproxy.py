@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from dayfly import ContainerLost, Piece, PoolClosed, SessionLost
 from dayfly.judge import Case, Cases, Verdict
 from dayfly.remote import RemoteSandbox
 
+from .. import documents
 from .conftest import NewServer, Server, servers, wait_for
 
 CONFIG = Path(__file__).parents[2] / "examples" / "deploy" / "haproxy.cfg"
@@ -175,6 +177,12 @@ def doomed(image: str, tmp_path: Path) -> Iterator[Site]:
     """One whose servers are killed."""
     with sites(image, tmp_path) as made:
         yield made
+
+
+def test_it_is_valid_by_the_command_of_the_page() -> None:
+    (command,) = documents.block("docs/machines.md", "haproxy -c").splitlines()
+    words = shlex.split(command.replace("/etc/haproxy/haproxy.cfg", str(CONFIG)), comments=True)
+    assert subprocess.run([program(), *words[1:]], capture_output=True, check=False).returncode == 0
 
 
 def test_a_server_killed_under_load_costs_its_own_runs_only(doomed: Site) -> None:
