@@ -13,15 +13,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-USUAL = {
-    "making a root": 40,
-    "importing it": 5,
-    "fetching wheels": 20,
-    "installing the runner": 15,
-    "committing": 5,
-}
-"""Seconds of a step, by how it begins: of the default image on two processors, from a mirror
-nearby. Other steps take as long as what they fetch or compile."""
+USUAL = {"making a root": 30, "installing the runner": 2, "committing": 1}
+"""Seconds of a step, by how it begins: of the default image on two processors. How long the others
+take depends on what they fetch or compile."""
 
 
 class BuildView:

@@ -40,9 +40,7 @@ def test_a_terminal_has_the_step_its_time_and_the_usual_one() -> None:
     assert re.search(r"step 4: committing the image", text)
     status = [line for line in re.split(r"[\r\n]", text) if re.search(r"step \d:", line)]
     assert max(len(line.rstrip()) for line in status) <= 80
-    assert {next(begin for begin in USUAL if line.startswith(begin)) for line in LINES[:5] if not line.startswith(" ")} == set(USUAL) - {
-        "fetching wheels"
-    }
+    assert all(any(line.startswith(begin) for line in LINES) for begin in USUAL)
 
 
 def test_without_colours_there_are_none() -> None:
