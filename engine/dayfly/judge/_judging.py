@@ -455,7 +455,8 @@ def _shortened(error: Exception, most: int) -> Exception:
     """Return an exception that keeps no more than `most` characters of what a program wrote: itself
     without its traceback, whose frames hold whole outputs, or one that has its text only. The
     traceback becomes a note."""
-    where = visible("".join(traceback.format_tb(error.__traceback__, limit=-SHOWN_FRAMES)))[-most:]
+    ours = isinstance(error, DayflyError)  # these quote nothing of a program
+    where = "" if ours else visible("".join(traceback.format_tb(error.__traceback__, limit=-SHOWN_FRAMES)))[-most:]
     held: float = 0
     for one in _chain(error):
         one.__traceback__ = None
@@ -463,7 +464,7 @@ def _shortened(error: Exception, most: int) -> Exception:
             one.obj = None
         for value in (*one.args, *vars(one).values()):
             held += len(value) if isinstance(value, (str, bytes)) else 0 if isinstance(value, (int, float, type(None))) else math.inf
-    if isinstance(error, DayflyError):  # these quote nothing of a program
+    if ours:
         return error
     kept = error if held <= most else RuntimeError(_text(error))
     kept.__dict__["__notes__"] = [where]
