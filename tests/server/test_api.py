@@ -139,6 +139,26 @@ def test_a_stream_brings_live_output_and_the_result_last(shared: Server, client:
     assert (seen[-1][1]["outcome"], seen[-1][1]["stdout"]) == ("ok", "first\nlast\n")
 
 
+@pytest.mark.parametrize("end", ["", "os._exit(3)", "os.kill(os.getpid(), 9)", "time.sleep(60)"])
+def test_the_pieces_of_a_stream_make_up_its_result(client: httpx.Client, end: str) -> None:
+    code = f"""
+import os, time
+for data in b"a\\xf0\\x9f", b"\\xa6\\x8b\\xff", b"\\xe4\\xb8":
+    os.write(1, data)
+    os.write(2, data[::-1])
+    time.sleep(0.1)
+os.write(2, b"\\xc3")
+{end}
+"""
+    answer = client.post("/v1/run/stream", json={"code": code, "timeoutMs": 1_500}).raise_for_status()
+    told = list(events(iter(answer.text.splitlines())))
+    result = told[-1][1]
+    assert result["timedOut"] is (end == "time.sleep(60)")
+    for name in ("stdout", "stderr"):
+        assert "".join(value["text"] for kind, value in told if kind == "output" and value["stream"] == name) == result[name]
+        assert result[name].endswith("\ufffd")
+
+
 def test_a_stream_that_cannot_begin_is_a_plain_problem(client: httpx.Client) -> None:
     problem(client.post("/v1/run/stream", json={"code": "1", "timeoutMs": 10**6}), 422, "invalid")
 
@@ -185,12 +205,15 @@ def test_a_module_that_cannot_be_preloaded_is_logged_by_name(serve: NewServer) -
         ("/v1/run", {"code": "1", "timeoutMs": 20_001}, "timeoutMs is 20001; this server takes 1 to 20000"),
         ("/compile", {"code": "1", "timeoutMs": 20_001}, "timeoutMs is 20001; this server takes 1 to 20000"),
         ("/v1/run", {"code": "1", "timeoutMs": 0}, "timeoutMs is 0; this server takes 1 to 20000"),
+        ("/v1/run", {"code": "1", "cpuLimitMs": 0}, "cpuLimitMs is 0; this server takes 1 to 20000"),
+        ("/v1/run/stream", {"code": "1", "cpuLimitMs": 20_001}, "cpuLimitMs is 20001; this server takes 1 to 20000"),
         ("/v1/run", {"code": "1", "memoryMb": 900}, "unknown field `memoryMb`"),
         ("/v1/run", {"code": "#" * 1_000_001}, "the limit (code_bytes) is 1,000,000"),
         ("/v1/run", {"code": "1", "stdin": "x" * 4_000_001}, "the limit (input_bytes) is 4,000,000"),
         ("/v1/run", {"code": "1", "v3": False}, "has no Python 2"),
         ("/v1/run", {"code": 5}, "code: Expected `str"),
-        ("/v1/run", {"code": "1", "stdin": "a", "stdinBytes": "YQ=="}, "both given"),
+        ("/v1/run", {"code": "1", "stdin": "a", "stdinBytes": "YQ=="}, "stdin and stdinBytes are both given"),
+        ("/v1/run", {"code": "1", "filesText": {"../x": ""}}, "the path '../x' of filesText has a part"),
         ("/v1/run", {"code": "1", "files": {"../x": ""}}, "the path '../x' of files has a part that is empty, '.' or '..'"),
         ("/v1/run", {"code": "1", "files": {"x": "%"}}, "files[...]: Invalid base64 encoded string"),
         ("/v1/run", {"code": "1", "files": {"x": ""}, "filesText": {"x": ""}}, "the file 'x' is given twice"),
@@ -216,10 +239,14 @@ def test_what_cannot_be_read_is_a_400_413_or_415(client: httpx.Client) -> None:
     problem(client.post("/v1/run", content=b'{"code": "1"}'), 415, "no-json")
     problem(client.post("/v1/run", content=b'{"code": "1"}', headers={"content-type": "text/plain"}), 415, "no-json")
     most = client.get("/v1/limits").json()["requestBytes"]
-    contents: list[Any] = [b"x" * (most + 1), (b"x" * 1_000_000 for _ in range(most // 1_000_000 + 1))]
-    for content in contents:
-        told = problem(client.post("/v1/run", content=content, headers=as_json), 413, "too-large")
-        assert f"(request_bytes) is {most:,}" in told["detail"]
+    for path in ("/v1/run", "/compile", "/v1/judge", "/v1/cases", "/v1/sessions"):
+        contents: list[Any] = [b"x" * (most + 1), (b"x" * 1_000_000 for _ in range(most // 1_000_000 + 1))]
+        for content in contents:
+            told = problem(client.post(path, content=content, headers=as_json), 413, "too-large")
+            assert f"(request_bytes) is {most:,}" in told["detail"]
+    # What is below it is taken.
+    session = client.post("/v1/sessions", content=b"{" + b" " * 100_000 + b"}", headers=as_json).raise_for_status().json()["id"]
+    client.delete(f"/v1/sessions/{session}").raise_for_status()
     problem(client.get("/nothing"), 404, "not-found")
     problem(client.get("/v1/run"), 405, "method-not-allowed")
 

@@ -98,9 +98,10 @@ def test_cases_are_sent_once_and_forgotten_by_size(web: httpx.Client) -> None:
     assert web.post("/v1/cases", content=other, headers=headers).status_code == 201
     answer = web.post("/v1/judge", json=judged)
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/no-cases")
-    large = json.dumps({"cases": [{"stdin": "x" * 8_100}]}).encode()
+    most = web.get("/v1/limits").json()["caseSetsBytes"]
+    large = json.dumps({"cases": [{"stdin": "x" * (most + 100)}]}).encode()
     answer = web.post("/v1/cases", content=large, headers=headers)
-    assert (answer.status_code, "case_sets_bytes is 8,000" in answer.json()["detail"]) == (413, True)
+    assert (answer.status_code, f"case_sets_bytes is {most:,}" in answer.json()["detail"]) == (413, True)
 
 
 def test_many_small_cases_do_not_pass_for_few_bytes(web: httpx.Client) -> None:
@@ -162,6 +163,9 @@ def test_the_memory_of_a_set_is_not_underrated(item: str) -> None:
         ({"code": "1", "cases": {"cases": CASES}, "keepOutput": -1}, 422, "keepOutput"),
         ({"code": "1", "cases": {"cases": CASES}, "limits": {"wallMs": 30_000}}, 422, "20000 (max_timeout_ms)"),
         ({"code": "1", "cases": {"cases": [{"limits": {"cpuMs": 30_000}}]}}, 422, "20000 (max_timeout_ms)"),
+        ({"code": "1", "cases": {"cases": CASES}, "limits": {"wallMs": 0}}, 422, "wallMs must be a finite number from 1 to 20000 (max"),
+        ({"code": "1", "cases": {"cases": [{"limits": {"cpuMs": 1e300}}]}}, 422, "cpuMs must be a finite number from 1 to 20000 (max"),
+        ({"code": "1", "cases": {"cases": CASES, "limits": {"outputBytes": 0}}}, 422, "cases.limits: outputBytes must be from 1"),
         ({"code": "1" * 2_000_000, "cases": {"cases": CASES}}, 422, "code_bytes"),
         ({"code": "1", "cases": {"cases": CASES}, "x": 1}, 422, "unknown field"),
     ],

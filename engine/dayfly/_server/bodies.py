@@ -20,6 +20,8 @@ from litestar.types import Receive, Scope
 from msgspec import UNSET
 
 from dayfly import Job
+from dayfly._job import MAX_TIMEOUT_MS
+from dayfly.judge import Case, CaseLimits, Cases
 
 from .problems import ClientGone, Problem, invalid
 
@@ -164,6 +166,13 @@ session_decoder = msgspec.json.Decoder(SessionRequest)
 _job_decoder: Any = msgspec.json.Decoder(_job_request())
 _data_decoder = msgspec.json.Decoder(_Data)
 _JOB_FIELDS = tuple(field.name for field in msgspec.structs.fields(Job))
+_JSON_NAMES = {
+    field.name: field.encode_name
+    for kind in (Job, Cases, Case, CaseLimits)
+    for field in msgspec.structs.fields(kind)
+    if field.name != field.encode_name
+}
+_PYTHON_NAMES = re.compile(rf"\b({'|'.join(_JSON_NAMES)})\b")
 
 
 async def decode_job(body: bytes, max_timeout_ms: float) -> Job:
@@ -189,14 +198,21 @@ async def decode_compile(body: bytes, max_timeout_ms: float) -> Job | None:
     return await _off_loop(body, decode)
 
 
-async def decode(decoder: Any, body: bytes, *, most_values: int = MOST_VALUES, make: Callable[[Any], T] | None = None) -> T | Any:
+async def decode(
+    decoder: Any,
+    body: bytes,
+    *,
+    most_values: int = MOST_VALUES,
+    max_timeout_ms: float = MAX_TIMEOUT_MS,
+    make: Callable[[Any], T] | None = None,
+) -> T | Any:
     """Return what a decoder of msgspec's makes of a body, or what `make` makes of that. Problem if
     that is nothing, or if the body has more than `most_values` JSON values, before any of them is
-    built."""
+    built. `max_timeout_ms` is what it says of times that are none."""
 
     def decode(text: bytes) -> Any:
         _count(text, most_values)
-        decoded = _decoded(decoder, text)
+        decoded = _decoded(decoder, text, max_timeout_ms)
         return decoded if make is None else make(decoded)
 
     return await _off_loop(body, decode, costly=len(body) <= THREAD_ABOVE and _values(body) > MANY_VALUES)
@@ -234,16 +250,21 @@ async def _off_loop(body: bytes, decode: Callable[[bytes], T], *, costly: bool =
 
 
 def _job(request: Any, max_timeout_ms: float) -> Job:
-    given = request.timeout_ms
-    if given is not None and not 1 <= given <= max_timeout_ms:
-        raise invalid(f"timeoutMs is {given:g}; this server takes 1 to {max_timeout_ms:g} (max_timeout_ms)")
+    check_time("timeoutMs", request.timeout_ms, max_timeout_ms)
+    check_time("cpuLimitMs", getattr(request, "cpu_limit_ms", None), max_timeout_ms)
     values = {name: getattr(request, name) for name in _JOB_FIELDS if hasattr(request, name)}
     if values["data"] is not UNSET:
         values["data"] = msgspec.Raw(_compacted(bytes(values["data"])))
     try:
         return Job(**values)
     except (TypeError, ValueError) as error:
-        raise invalid(str(error)) from None
+        raise invalid(_in_json(str(error))) from None
+
+
+def check_time(name: str, given: float | None, max_timeout_ms: float) -> None:
+    """Problem if a time in milliseconds is not what this server takes."""
+    if given is not None and not 1 <= given <= max_timeout_ms:
+        raise invalid(f"{name} is {given:g}; this server takes 1 to {max_timeout_ms:g} (max_timeout_ms)")
 
 
 def _compacted(data: bytes) -> bytes:
@@ -287,13 +308,14 @@ def _unescaped(text: bytes) -> bytes:
     return decoded.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
 
 
-def _decoded(decoder: Any, body: bytes) -> Any:
+def _decoded(decoder: Any, body: bytes, max_timeout_ms: float = MAX_TIMEOUT_MS) -> Any:
     if not body.strip(b" \t\r\n"):
         raise malformed("the body is empty")
     try:
         return _with_text(decoder.decode(body), body)
     except msgspec.ValidationError as error:
-        raise invalid(_reason(str(error))) from None
+        most = f"{max_timeout_ms:g} (max_timeout_ms)"
+        raise invalid(_in_json(_reason(str(error))).replace(f"{MAX_TIMEOUT_MS:,}", most)) from None
     except UnicodeDecodeError:
         raise _not_utf8(body) from None
     except msgspec.DecodeError as error:
@@ -327,6 +349,11 @@ def _not_utf8(body: bytes) -> Problem:
     except UnicodeDecodeError as error:
         return malformed(f"the body is not valid UTF-8: {error.reason} at byte {error.start}")
     return malformed("the body is not valid UTF-8")
+
+
+def _in_json(text: str) -> str:
+    """Return a message of the library's with the members of bodies named as in JSON."""
+    return _PYTHON_NAMES.sub(lambda name: _JSON_NAMES[name[0]], text)
 
 
 def malformed(detail: str) -> Problem:

@@ -80,7 +80,7 @@ class CasesAnswer:
         assert context.key is not None
         with gone_noted(context), app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
-            cases = await bodies.decode(cases_decoder, body, most_values=MOST_VALUES)
+            cases = await bodies.decode(cases_decoder, body, most_values=MOST_VALUES, max_timeout_ms=app.config.max_timeout_ms)
             context.read = True
             kept = CaseSet(hashlib.sha256(body).hexdigest(), len(cases))
             app.case_sets.keep(context.key.name, kept.id, cases, await asyncio.to_thread(memory, body, len(cases)))
@@ -99,7 +99,8 @@ class JudgeAnswer:
         assert context.key is not None
         with gone_noted(context), app.quotas.run(context.key, time.monotonic()), app.bodies.hold(context.key.name) as take:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
-            wanted: JudgeRequest = await bodies.decode(judge_decoder, body, most_values=MOST_VALUES)
+            most_ms = app.config.max_timeout_ms
+            wanted: JudgeRequest = await bodies.decode(judge_decoder, body, most_values=MOST_VALUES, max_timeout_ms=most_ms)
             cases = wanted.cases or app.case_sets.find(context.key.name, wanted.case_set or "")
             code, options = await off_loop(len(cases), _checked, wanted, cases, app.config)
             context.read = True
@@ -156,9 +157,8 @@ def _checked(wanted: JudgeRequest, cases: Cases, config: Config) -> tuple[bytes,
 
 
 def _bounded(limits: CaseLimits, config: Config) -> CaseLimits:
-    for name, given in (("wallMs", limits.wall_ms), ("cpuMs", limits.cpu_ms)):
-        if given is not None and given > config.max_timeout_ms:
-            raise invalid(f"{name} is {given:g}; this server takes 1 to {config.max_timeout_ms:g} (max_timeout_ms)")
+    bodies.check_time("wallMs", limits.wall_ms, config.max_timeout_ms)
+    bodies.check_time("cpuMs", limits.cpu_ms, config.max_timeout_ms)
     if limits.cpu_ms is None or limits.wall_ms is not None:
         return limits
     return msgspec.structs.replace(limits, wall_ms=min(limits.wall(config.timeout_ms), config.max_timeout_ms))

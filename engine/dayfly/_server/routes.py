@@ -58,6 +58,8 @@ class ServerLimits(msgspec.Struct, rename="camel"):
     """Modules that every program finds imported."""
     request_bytes: int
     """The body of a request, as JSON."""
+    case_sets_bytes: int
+    """Memory that the sets of cases take together."""
     sessions: int
     """Sessions of one key at once; 0: this server has none."""
     session_runs: int
@@ -342,6 +344,7 @@ async def limits(request: Request[Any, Any, Any]) -> ServerLimits:
         display_bytes=config.limits.display_bytes,
         preload=list(app.service.preload),
         request_bytes=config.max_request_bytes,
+        case_sets_bytes=config.case_sets_bytes,
         sessions=config.session_share(len(app.keys)),
         session_runs=config.session_runs,
         session_seconds=config.session_seconds,

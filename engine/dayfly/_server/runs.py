@@ -38,8 +38,6 @@ T = TypeVar("T")
 KEEP_ALIVE = 10.0
 """Seconds of silence in a stream after which a comment is sent, against proxies' time-outs."""
 CHUNK = 65_536
-SESSION_BYTES = 4_096
-"""Bytes of a request that opens a session."""
 SLOWEST = 100_000
 """Bytes a second that a client must read of an answer, beside `client_seconds`."""
 
@@ -136,7 +134,7 @@ class SessionAnswer:
             app.quotas.run(context.key, time.monotonic()),
             app.bodies.hold(context.key.name) as take,
         ):
-            body = await bodies.read(scope, receive, SESSION_BYTES, take)
+            body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
             wanted = await bodies.decode(bodies.session_decoder, body)
             context.read = True
             state = await unless_gone(app.sessions.open(context.key.name, wanted), receive)
