@@ -14,12 +14,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
+import msgspec
 import pytest
 
 from dayfly import AsyncSandbox, DayflyError, EngineError, ImageMissing, Job, Limits, Sandbox, StartFailed, __version__
@@ -27,7 +29,7 @@ from dayfly import _image as images
 from dayfly._engine_api import EngineAPI
 from dayfly._image import wheels, workbench
 from dayfly._image.answers import last_status
-from dayfly._image.recipe import Facts
+from dayfly._image.recipe import Facts, Recipe
 from dayfly._messages import PROTOCOL
 from dayfly.judge import Call, Case, Verdict
 
@@ -395,7 +397,7 @@ async def test_a_dependency_without_a_wheel_is_told(api: EngineAPI, image: str, 
     await images.build(api, base=DEFAULT, tag=tag, pip=["num2words"], progress=said.append)
     (line,) = [line for line in said if "num2words: pip passed over newer versions" in line]
     assert "--allow-source" in line
-    with pytest.raises(DayflyError, match=r"docopt"):
+    with pytest.raises(DayflyError, match=r"no wheel of docopt>=0\.6\.2 fits .*--allow-source"):
         await images.build(api, base=DEFAULT, tag=tag, pip=["num2words==0.5.14"])
 
 
@@ -405,6 +407,67 @@ async def test_source_is_built_when_it_is_allowed(api: EngineAPI, image: str, ta
     look = "import docopt, num2words; sandbox.send([docopt.__version__, num2words.num2words(42)])"
     assert await anyio.to_thread.run_sync(look_inside, built, look) == ["0.6.2", "forty-two"]
     assert any(line.startswith("building a wheel of docopt==0.6.2 from source") for line in said)
+
+
+def source(folder: Path, name: str, *needs: str, extension: bool = False) -> None:
+    """Write a source distribution of a package that is a module of one line."""
+    modules = "ext_modules=[setuptools.Extension('_ext', ['ext.c'])]" if extension else f"py_modules=['{name}']"
+    setup = f"import setuptools; setuptools.setup(name='{name}', version='1.0', {modules}, install_requires={list(needs)})"
+    files = {f"{name}.py": "", "ext.c": "int x;", "setup.py": setup, "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"}
+    with tarfile.open(folder / f"{name}-1.0.tar.gz", "w:gz") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(f"{name}-1.0/{path}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content.encode()))
+
+
+def wheel(folder: Path, name: str, tags: str, *needs: str) -> None:
+    """Write a wheel of a package that has nothing in it."""
+    metadata = "".join([f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", *(f"Requires-Dist: {need}\n" for need in needs)])
+    with zipfile.ZipFile(folder / f"{name}-1.0-{tags}.whl", "w") as archive:
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", metadata)
+        archive.writestr(f"{name}-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n")
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+
+
+@pytest.fixture
+def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Fetch wheels of a package of the test's own index for an image's Python; return what was
+    fetched, pip left out."""
+    (tmp_path / "wheels").mkdir()
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{os.environ.get('PIP_FIND_LINKS', '')} {tmp_path}".strip())
+
+    def fetch(name: str, version: str = platform.python_version(), *, allow_source: bool = True) -> list[str]:
+        recipe = Recipe(base="b", tag="t", python2=False, pip=(name,), apt=(), allow_source=allow_source, preload=())
+        facts = Facts(version=version, platform="linux-x86_64", glibc="2.36", python2=None)
+        anyio.run(wheels.fetch_wheels, recipe, facts, tmp_path / "wheels", tmp_path, lambda _: None)
+        return sorted(path.name for path in (tmp_path / "wheels").iterdir() if not path.name.startswith("pip-"))
+
+    return fetch
+
+
+def test_source_of_a_dependency_of_a_dependency(fetch: Callable[..., list[str]], tmp_path: Path) -> None:
+    source(tmp_path, "dayflytop", "dayflymiddle")
+    wheel(tmp_path, "dayflymiddle", "py3-none-any", "dayflybottom")
+    source(tmp_path, "dayflybottom")
+    with pytest.raises(DayflyError, match=r"no wheel of dayflybottom fits .*--allow-source"):
+        fetch("dayflymiddle", allow_source=False)
+    assert fetch("dayflytop") == [f"dayfly{name}-1.0-py3-none-any.whl" for name in ("bottom", "middle", "top")]
+
+
+def test_source_where_only_the_host_has_a_wheel(fetch: Callable[..., list[str]], tmp_path: Path) -> None:
+    host = "cp" + "".join(platform.python_version_tuple()[:2])
+    wheel(tmp_path, "dayflytop", f"{host}-none-any", "dayflybottom")
+    source(tmp_path, "dayflytop", "dayflybottom")
+    wheel(tmp_path, "dayflybottom", f"{host}-none-any")
+    source(tmp_path, "dayflybottom")
+    assert fetch("dayflytop", "3.8.2") == [f"dayfly{name}-1.0-py3-none-any.whl" for name in ("bottom", "top")]
+
+
+def test_extension_modules_for_another_python(fetch: Callable[..., list[str]], tmp_path: Path) -> None:
+    source(tmp_path, "dayflytop", extension=True)
+    with pytest.raises(DayflyError, match=r"dayflytop.* has extension modules.* the image has Python 3\.8\.2"):
+        fetch("dayflytop", "3.8.2")
 
 
 @pytest.mark.parametrize(
@@ -419,8 +482,9 @@ async def test_source_is_built_when_it_is_allowed(api: EngineAPI, image: str, ta
 )
 def test_compiled_wheels_need_a_c_library_as_new(monkeypatch: pytest.MonkeyPatch, host: tuple[str, str], inside: str, runs: bool) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: host)
-    facts = Facts(version="3.11.2", platform="linux-x86_64", glibc=inside, python2=None)
+    facts = Facts(version=platform.python_version(), platform="linux-x86_64", glibc=inside, python2=None)
     assert wheels._runs_in_image(facts) is runs
+    assert not wheels._runs_in_image(msgspec.structs.replace(facts, version="3.8.2"))
 
 
 async def test_an_engine_that_refuses_an_import_says_why() -> None:
