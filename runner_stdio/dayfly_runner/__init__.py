@@ -35,7 +35,10 @@ with the monotonic time, and " exec" if the interpreter starts anew; or why not.
 def main() -> None:
     """Fork: return in the child when its program is to start, never return in the parent. Called by
     the .pth file."""
-    if os.getpid() != 1 and _is_subinterpreter():
+    if os.getpid() != 1:
+        # Not the container's first process: a program has made this interpreter, in its own process
+        # or by the command line in /proc/self/cmdline.
+        _leave_no_trace()
         return
     try:
         # The child's three standard streams, its messages, the parent's orders to it, and its word
@@ -73,23 +76,15 @@ def main() -> None:
         os._exit(70)
 
 
-def _is_subinterpreter() -> bool:
-    """Tell whether a program has made this interpreter, which is given the options that the process
-    was started with.
-
-    If so, take them out: nothing shows them in the first interpreter either.
-    """
-    import _signal  # type: ignore[import-not-found] # typeshed knows only the other half
-
-    try:
-        _signal.signal(_signal.SIGCHLD, _signal.getsignal(_signal.SIGCHLD))
-        return False
-    except ValueError:  # only the main interpreter may
-        sys._xoptions.pop(__name__, None)  # noqa: SLF001 - it is documented, underscore and all
-        if sys.version_info >= (3, 10):
-            sys.orig_argv[1:4] = ["-u"]
-        del sys.modules[__name__]
-        return True
+def _leave_no_trace() -> None:
+    """Take out the option that this interpreter was given: nothing shows it in the first one
+    either."""
+    sys._xoptions.pop(__name__, None)  # noqa: SLF001 - it is documented, underscore and all
+    option = ["-X", __name__]
+    # sys.orig_argv is of 3.10.
+    if sys.version_info >= (3, 10) and sys.orig_argv[2:4] == option:
+        del sys.orig_argv[2:4]
+    del sys.modules[__name__]
 
 
 def _give_up(error: BaseException) -> "NoReturn":

@@ -243,10 +243,6 @@ class _Runner:
 
     def set_up(self) -> None:
         """Become what the program cannot touch; wait until the child is warm."""
-        if os.getpid() != 1:
-            # It kills every process that it can see, and counts on the kernel to kill what it
-            # leaves behind.
-            raise SetUpFailed("the runner must be process 1 of its container")
         # The child's memory shows no trace of it, as this side copies. Before what comes next takes
         # /proc/self away.
         _memory.unshare()
@@ -417,11 +413,11 @@ class _Runner:
         if run is None or not report.startswith(STARTED) or rest:
             raise SetUpFailed(f"the program's process: {self.last_words(rest or report)}")
         self.program.close(file)
+        self.send(_frames.encode({"type": "started", "preloaded": bool(self.preload) and not exec_}))
         run.started = float(time_of_start)
         run.deadline = run.started + run.wanted["timeout_ms"] / 1e3
         if run.wanted["cpu_limit_ms"] is not None:
             run.look_at_cpu = run.started
-        self.send(_frames.encode({"type": "started", "preloaded": bool(self.preload) and not exec_}))
         stdout, stderr, message = self.program.outputs
         run.pipes = {stdout: _Pipe(run.stdout), stderr: _Pipe(run.stderr), message: _Pipe(run.sent)}
         self.resume_at = 0.0
@@ -697,18 +693,23 @@ class _Runner:
     def fail(self, exit_status: int, message: str) -> "NoReturn":
         """Say why, if the host listens, and leave. Whatever happens here, the process ends with
         `exit_status`."""
+        run = self.run
         try:
             # First the program, if it is there: it must not go on while this waits for the host.
-            if self.run is not None:
+            if run is not None:
                 os.kill(-1, _signal.SIGKILL)
         except ProcessLookupError:
             pass
         try:
-            try:
-                frame = _frames.encode_error(message)
-            except MemoryError:
-                frame = self.out_of_memory
-            self.send(frame)
+            ordered = run is not None and run.started is None and self.program.orders not in self.program.open
+            # A program that has its order may have begun: an error in place of `started` would deny
+            # it.
+            if not ordered or exit_status == SET_UP_FAILED:
+                try:
+                    frame = _frames.encode_error(message)
+                except MemoryError:
+                    frame = self.out_of_memory
+                self.send(frame)
             self.flush(LAST_WORDS_TIME)
         finally:
             os._exit(exit_status)

@@ -158,14 +158,3 @@ def test_atexit_and_environment_of_a_module_are_carried(
     for _ in range(2):
         ended = runner.session_run("import os, sys; print(os.environ['CARRIED'], sys.path[-1])")
         assert ended.stdout == b"1 /carried\nat the end\n"
-
-
-def test_no_subinterpreter_starts_the_runner_again(run: Callable[..., Any]) -> None:
-    ended = run("""
-import sys
-try: import _xxsubinterpreters as interpreters
-except ImportError: import _interpreters as interpreters
-code = "import sys; print(sys._xoptions, getattr(sys, 'orig_argv', ['', '-u', 'main.py'])[1:], 'dayfly_runner' in sys.modules)"
-interpreters.run_string(interpreters.create(), code)
-""")
-    assert (ended.stdout, ended.stderr) == (b"{} ['-u', 'main.py'] False\n", b"")

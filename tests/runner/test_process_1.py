@@ -104,16 +104,31 @@ def test_hello_and_run_in_one_piece_or_byte_by_byte(start: Callable[..., Any]) -
         assert runner.finish().stdout == b"1\n"
 
 
-def test_refuses_to_be_anything_but_process_1(start: Callable[..., Any]) -> None:
+def test_is_no_runner_where_it_is_not_process_1(start: Callable[..., Any], tmp_path: Path) -> None:
+    # It would kill every process that it can see. A program starts it so, by its own command line.
     bystander = subprocess.Popen(["sleep", "100"])
     try:
-        ended = start(process_1=False).finish()
-        assert ended.status == 66
-        assert "process 1" in ended.error
+        (tmp_path / "main.py").write_text("import sys; print(sys._xoptions, sys.stdin.read())")
+        runner = start(process_1=False)
+        stdout, stderr = runner.process.communicate(b"not a frame", timeout=60)
+        assert (stdout, stderr, runner.process.returncode) == (b"{} not a frame\n", b"", 0)
         assert bystander.poll() is None
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_no_error_denies_that_a_program_may_have_begun(start: Callable[..., Any]) -> None:
+    runner = start()
+    runner.hello()
+    process_1 = runner.pids()[0]
+    os.kill(process_1, signal.SIGSTOP)
+    # Found together when it goes on: the whole program, and behind it what breaks the protocol.
+    runner.run("print('begun')", stdin="")
+    runner.say({"type": "no such frame"})
+    os.kill(process_1, signal.SIGCONT)
+    ended = runner.finish()
+    assert (ended.status, ended.frames) == (64, [])
 
 
 # Set-up that fails is never the program's failure.
@@ -190,6 +205,58 @@ def test_exit_frame(run: Callable[..., Any]) -> None:
     assert not ended.exit["timed_out"]
     assert not ended.exit["output_limit"]
     assert [ended.exit[name] for name in ("stdout_dropped", "stderr_dropped", "messages_dropped")] == [0, 0, 0]
+
+
+def streams(ended: Any) -> list[str]:
+    return [frame["stream"] for frame in ended.frames if frame["type"] == "output"]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_order_of_two_streams_with_a_pause(order: tuple[int, int], run: Callable[..., Any]) -> None:
+    first, second = order
+    code = f"import os, time; os.write({first}, b'a'); time.sleep(0.02); os.write({second}, b'b')"
+    names = {1: "stdout", 2: "stderr"}
+    for _ in range(20):
+        assert streams(run(code)) == [names[first], names[second]]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_pipe_that_was_written_first_is_read_first(order: tuple[int, int], start: Callable[..., Any], tmp_path: Path) -> None:
+    # The runner finds both readable. Which has the lower number must not matter.
+    first, second = order
+    runner = start()
+    runner.hello()
+    runner.run(
+        f"""
+import os, time
+while not os.path.exists("stopped"): time.sleep(0.001)
+os.write({first}, b"a"); os.write({second}, b"b")
+open("written", "w").close()
+"""
+    )
+    runner.started()
+    process_1 = runner.pids()[0]
+    os.kill(process_1, signal.SIGSTOP)
+    (tmp_path / "stopped").touch()
+    until((tmp_path / "written").exists)
+    os.kill(process_1, signal.SIGCONT)
+    assert streams(runner.finish()) == [{1: "stdout", 2: "stderr"}[file] for file in order]
+
+
+@pytest.mark.parametrize(("flooded", "other"), [(1, 2), (2, 1)])
+def test_a_pause_is_of_all_pipes(flooded: int, other: int, run: Callable[..., Any]) -> None:
+    # Many small reads of one pipe are followed by a pause. What the other is told meanwhile waits.
+    code = f"""
+import os, time
+for _ in range(30):
+    os.write({flooded}, b".")
+    time.sleep(0.0003)
+os.write({flooded}, b"."); os.write({other}, b"end")
+"""
+    for _ in range(10):
+        told = streams(run(code))
+        assert told.count({1: "stdout", 2: "stderr"}[other]) == 1
+        assert told[-1] == {1: "stdout", 2: "stderr"}[other]
 
 
 def test_output_right_before_the_end_is_whole(python: Path, run: Callable[..., Any]) -> None:

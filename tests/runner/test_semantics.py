@@ -18,6 +18,15 @@ import pytest
 STDIN = "first line\nzweite Zeile: äöü\nno end".encode()
 ARGS = ["", "two words", "-x", "ä"]
 
+SUBINTERPRETERS = """
+try: import _xxsubinterpreters as interpreters
+except ImportError: import _interpreters as interpreters  # since 3.13
+def run(code):
+    try: failed = interpreters.run_string(interpreters.create(), code)
+    except Exception as error: failed = error
+    if failed: print(getattr(failed, 'formatted', failed))
+"""
+
 PROGRAMS = {
     "empty": "",
     "no newline at the end": "print('a', end='')",
@@ -118,6 +127,43 @@ if __name__ == '__main__':
         for method in ("fork", "spawn", "forkserver")
     },
     "asyncio": "import asyncio\nasync def main():\n    p = await asyncio.create_subprocess_exec('echo', 'hello', stdout=-1)\n    print(await p.communicate())\n    raise ValueError\nasyncio.run(main())",
+    "exec of its own arguments": "import os, sys\nif os.environ.setdefault('AGAIN', 'no') == 'no': os.environ['AGAIN'] = 'yes'; os.execvp(sys.executable, getattr(sys, 'orig_argv', [sys.executable, '-u', *sys.argv]))\nprint(sys.argv, getattr(sys, 'orig_argv', [])[1:], sys._xoptions)",
+    "exec of its command line": """
+import os, sys
+if 'AGAIN' not in os.environ:
+    os.environ['AGAIN'] = 'yes'
+    with open('/proc/self/cmdline') as file: command = file.read().split('\\0')[:-1]
+    os.execvp(command[0], command[:command.index('main.py') + 1])  # it lacks the arguments
+print(sys.argv, getattr(sys, 'orig_argv', [])[1:], sys._xoptions, sys.flags, sorted(sys.modules), sys.stdin.read())
+""",
+    "its command line as a child": """
+import subprocess, sys
+if len(sys.argv) > 2:
+    with open('/proc/self/cmdline') as file: command = file.read().split('\\0')
+    print(subprocess.run([*command[:command.index('main.py') + 1], 'one'], stdin=subprocess.DEVNULL, capture_output=True).stdout)
+else:
+    print(sys.argv, getattr(sys, 'orig_argv', [])[1:], sys._xoptions)
+""",
+    "sub-interpreters": SUBINTERPRETERS + """
+import sys
+for _ in range(3):
+    run("import os, sys; print(sys.argv[0], getattr(sys, 'orig_argv', [])[1:3], sys._xoptions, sys.flags, sorted(sys.modules), os.getpid() > 1)")
+run("1/0")
+""",
+    "sub-interpreters in threads": SUBINTERPRETERS + """
+import os, threading
+reader, writer = os.pipe()
+threads = [threading.Thread(target=run, args=(f"import os; os.write({writer}, b'{number}')",)) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sorted(os.read(reader, 99)))
+""",
+    "a pool of interpreters": """
+try: from concurrent.futures import InterpreterPoolExecutor as Pool
+except ImportError: from concurrent.futures import ThreadPoolExecutor as Pool  # before 3.14
+import math
+with Pool(2) as pool: print(list(pool.map(math.isqrt, range(9))))
+""",
     "exec of itself": "import os, sys\nif len(sys.argv) > 1: os.execv(sys.executable, [sys.executable, '-u', 'main.py'])\nprint(sys.argv)",
     "runpy": "import runpy; open('m.py', 'w').write('print(__name__, __file__)'); runpy.run_path('m.py', run_name='__main__')",
     "code": "import code; code.interact('', local={}, exitmsg='')",
@@ -191,15 +237,6 @@ def test_no_callback_of_ours_is_counted(path: str, run: Callable[..., Any]) -> N
     assert run(count).stdout == b"0\n"
     code = "import helper" if path == "helper.py" else "exec(open('more.py').read())"
     assert run(code, files={path: count.encode()}).stdout == b"0\n"
-
-
-def test_no_pth_line_of_ours_acts_in_another_interpreter(run: Callable[..., Any]) -> None:
-    ended = run(
-        "import subprocess, sys; print(subprocess.run([sys.executable, '-X', 'dayfly_runner', 'main.py'], stdin=-3, capture_output=True))"
-    )
-    # Not process 1: it refuses, and says so as an error frame on its own stdout.
-    assert b"returncode=66" in ended.stdout
-    assert b"must be process 1" in ended.stdout
 
 
 def test_python_2(start: Callable[..., Any], tmp_path: Path) -> None:
