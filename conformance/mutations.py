@@ -869,6 +869,13 @@ def _changed(docker_host: str, image: str, file: str, old: str, new: str) -> str
     return oracle.mark(image, {source: text.replace(old, new).encode(), cached: b""}).image
 
 
+class RunnerAgain(BrokenRunner):
+    """Each interpreter that a program makes takes itself for the runner."""
+
+    clause, because = "run.interpreters", "assert"
+    file, old, new = "__init__", "if os.getpid() != 1:", "if False:"
+
+
 class TimeOutUntold(BrokenRunner):
     """The runner does not say that the time was up."""
 
@@ -930,6 +937,13 @@ class NothingWanted(BrokenRunner):
 
     clause, because = "protocol.want", "timed out"
     file, old, new = "_parent", "if run.fed >= MORE_STDIN and", "if False and"
+
+
+class InputHoarded(BrokenRunner):
+    """The runner asks for standard input whether the program takes it or not."""
+
+    clause, because = "run.input-memory", "bytes of input cost|out_of_memory"
+    file, old, new = "_parent", "if run.fed >= MORE_STDIN and", "run.fed = MORE_STDIN\n        if"
 
 
 class PreloadDropped(BrokenRunner):

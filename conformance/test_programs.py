@@ -87,6 +87,31 @@ def test_standard_input_is_what_was_given(box: Box, given: dict[str, Any], expec
     assert answer["stdout"] == f"{len(expected)} {hashlib.sha256(expected).hexdigest()}\n"
 
 
+OWN_PEAK = "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+"""The largest resident size of the process itself, in KiB."""
+
+
+@clause("run.input-memory")
+@pytest.mark.parametrize("code", ["", "import sys\nfor line in sys.stdin: pass", "import sys\nkept = sys.stdin.read()"])
+def test_input_costs_the_memory_that_the_program_keeps_of_it(box: Box, plain: PlainContainer, gvisor: bool, code: str) -> None:
+    if gvisor:
+        not_applicable("gVisor does not count a container's memory")
+    stdin = b"line\n" * 780_000
+    own = [plain.run(["python3", "-u", "main.py"], {"main.py": (code + OWN_PEAK).encode()}, [("", 0, data)])[1] for data in (b"", stdin)]
+    answers = [box.run({"code": code + OWN_PEAK, "stdin": data.decode()}) for data in (b"", stdin)]
+    assert [answer["outcome"] for answer in answers] == ["ok", "ok"]
+    grown = answers[1]["peakMemoryBytes"] - answers[0]["peakMemoryBytes"]
+    assert grown < (int(own[1]) - int(own[0])) * 1024 + 2_000_000, f"{len(stdin):,} bytes of input cost {grown:,}"
+
+
+@clause("run.input-memory")
+def test_unread_input_is_no_lack_of_memory(new_box: NewBox, gvisor: bool) -> None:
+    if gvisor:
+        not_applicable("gVisor itself needs the memory of this test")
+    answer = new_box(memory_limit_mb=30).run({"code": "print('begun')", "stdin": "x" * 3_900_000})
+    assert (answer["outcome"], answer["stdout"]) == ("ok", "begun\n")
+
+
 BAD_INPUT: list[dict[str, Any]] = [
     {"args": ["a\0"]},
     {"args": "ab"},
@@ -122,6 +147,30 @@ def test_a_seed_repeats_the_random_numbers(box: Box) -> None:
     answers = [box.run({"code": code, **({} if seed is None else {"seed": seed})})["stdout"] for seed in seeds]
     assert answers[0] == answers[1]
     assert len(set(answers)) == len(seeds) - 1
+
+
+@clause("run.interpreters")
+@pytest.mark.parametrize(
+    "code",
+    [
+        """
+try: import _xxsubinterpreters as interpreters
+except ImportError: import _interpreters as interpreters
+for _ in range(2): interpreters.run_string(interpreters.create(), "import sys; print(sys.argv[0], sys._xoptions)")
+""",
+        """
+import subprocess
+with open("/proc/self/cmdline") as file: command = file.read().split(chr(0))[:-1]
+open("again.py", "w").write("import sys; print(sys.argv[0], sys._xoptions)")
+for _ in range(2): subprocess.run([*command[:-1], command[-1].replace("main", "again")], check=True)
+""",
+    ],
+    ids=["in its process", "by its command line"],
+)
+def test_an_interpreter_that_a_program_makes_is_plain(box: Box, code: str) -> None:
+    answer = box.run({"code": code + "print(input())", "stdin": "untouched"})
+    lines = answer["stdout"].replace("again.py", "main.py").splitlines()
+    assert (lines, answer["stderr"], answer["exitCode"]) == (["main.py {}", "main.py {}", "untouched"], "", 0)
 
 
 @clause("answer.merged")

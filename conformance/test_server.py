@@ -1,15 +1,16 @@
-"""The contract of POST /compile, as code-execution-api-demo has it, judged on a server process over
-a real socket."""
+"""The contract of POST /compile, as code-execution-api-demo has it, and what HTTP itself demands,
+judged on a server process over a real socket."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,9 @@ from conformance.report import clause
 
 KEY, OTHER_KEY = "a key of this suite's own", "another of them"
 STARTS_WITHIN = 60.0
+
+
+Asked = tuple[int, dict[str, str], bytes]
 
 
 class Served:
@@ -34,11 +38,18 @@ class Served:
 
     def call(self, method: str, path: str, body: Any = None, *, key: str | None = KEY, kind: str = "application/json") -> tuple[int, Any]:
         """Call a route, and return the status and the answer."""
-        headers = {"Content-Type": kind} | ({} if key is None else {"X-API-Key": key})
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, _, answer = self.ask(method, path, data, {"Content-Type": kind, "X-API-Key": key})
+        return status, json.loads(answer or b"null")
+
+    def ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str | None] | None = None) -> Asked:
+        """Send a request, and return the status, the headers by their names in small letters, and
+        the body. A header of None is left out."""
+        given = {name: value for name, value in (headers or {"X-API-Key": KEY}).items() if value is not None}
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            connection.request(method, path, body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
+            connection.request(method, path, body, given)
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"null")
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
 
 @contextlib.contextmanager
@@ -163,3 +174,56 @@ def test_a_session_is_its_keys_alone(server: Served) -> None:
     assert status == 200 and opened["id"] not in json.dumps(listed)
     assert server.call("POST", f"{path}/run", run)[1]["stdout"] == "1\n"
     server.call("DELETE", path)
+
+
+@clause("http.head")
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/limits", "/metrics", "/schema", "/v1/sessions", "/nothing"])
+def test_head_is_get_without_the_body(server: Served, path: str) -> None:
+    status, headers, body = server.ask("GET", path)
+    told, same, nothing = server.ask("HEAD", path)
+    assert (told, same["content-type"], nothing) == (status, headers["content-type"], b"")
+    assert status == (404 if path == "/nothing" else 200)
+    assert body
+
+
+JSON = {"X-API-Key": KEY, "Content-Type": "application/json"}
+
+
+@clause("http.too-large")
+@pytest.mark.parametrize("path", ["/v1/run", "/v1/run/stream", "/v1/judge", "/v1/cases", "/v1/sessions", "/compile"])
+def test_a_body_over_the_limit_names_it(server: Served, path: str) -> None:
+    most = json.loads(server.ask("GET", "/v1/limits")[2])["requestBytes"]
+    # The answer comes before the body does.
+    status, _, answer = server.ask("POST", path, None, {**JSON, "Content-Length": str(most + 1)})
+    assert (status, f"(request_bytes) is {most:,}" in json.loads(answer)["detail"]) == (413, True)
+
+
+@clause("http.too-large")
+def test_what_the_limits_allow_fits_in_any_json_form(server: Served) -> None:
+    limits = json.loads(server.ask("GET", "/v1/limits")[2])
+    letters = limits["inputBytes"] // 2
+    body = json.dumps({"code": "#" * (limits["codeBytes"] - 30) + "\nprint(len(input()))", "stdin": "\u0439" * letters}).encode()
+    assert len(body) > 6 * letters
+    status, _, answer = server.ask("POST", "/v1/run", body, JSON)
+    assert (status, json.loads(answer)["stdout"]) == (200, f"{letters}\n")
+
+
+@clause("http.encoded")
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "aws-chunked"])
+def test_an_encoded_body_is_not_supported(server: Served, encoding: str) -> None:
+    status, headers, _ = server.ask("POST", "/v1/run", gzip.compress(b'{"code": "print(1)"}'), {**JSON, "Content-Encoding": encoding})
+    assert (status, headers["accept-encoding"]) == (415, "identity")
+
+
+@clause("http.encoded")
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b'{"code": "print(1)"}', "text/plain", 415),
+        (b'{"code": "print(1)"}', None, 415),
+        (b'\xef\xbb\xbf{"code": "print(1)"}', "application/json", 200),
+        (b'{"code": "print(1)"}', "Application/JSON; charset=utf-8", 200),
+    ],
+)
+def test_the_type_of_a_body_is_json(server: Served, body: bytes, kind: str | None, status: int) -> None:
+    assert server.ask("POST", "/v1/run", body, {"X-API-Key": KEY, "Content-Type": kind})[0] == status

@@ -83,7 +83,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     """UTF-8; bytes that are none are decoded with "replace"."""
     stderr: str
     combined: str
-    """Both, in the order in which they arrived."""
+    """Both, each in the order of its writing. Two writes to different streams with no pause between
+    them may be in either order; `merge_stderr` keeps it exact."""
     is_error: bool
     """Anything but outcome `ok`."""
     timed_out: bool

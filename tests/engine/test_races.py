@@ -26,6 +26,7 @@ import pytest
 from dayfly import AsyncSandbox, ContainerLost, DayflyError, Limits, Outcome, PoolClosed, PoolFull, PoolTimeout, Sandbox
 from dayfly._engine_api import EngineAPI
 from dayfly._owner import OwnerTask
+from dayfly._post_mortem import Death
 
 Oracle = Callable[..., Any]
 FOREVER = "import os, time\nos.write(1, b'begun\\n')\ntime.sleep(3600)"
@@ -200,6 +201,46 @@ async def test_a_container_paused_before_a_run_is_container_lost(oracle: Oracle,
         oracle("POST", f"/containers/{containers(oracle)[0]['Id']}/pause")
         with pytest.raises(ContainerLost, match="did not start"):
             await sandbox.run("print(1)", timeout_ms=60_000)
+        await works(sandbox)
+
+
+@pytest.mark.parametrize(
+    ("code", "actions", "why"),
+    [
+        ("print(1)", None, "died before the program began"),
+        ("print(1)", {"die", "oom"}, "died of an OOM kill before the program began"),
+        # More than the container's pipe takes: part of the program was never handed over.
+        (f"print(1){'#' * 900_000}", {"die", "oom"}, None),
+    ],
+    ids=["killed", "out of memory", "out of memory before the whole program was there"],
+)
+async def test_a_death_before_the_program_began_is_no_verdict(
+    code: str, actions: set[str] | None, why: str | None, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def died(*_: object, **__: object) -> Death:
+        assert actions is not None
+        return Death("137", actions)
+
+    async with AsyncSandbox(pool_size=1, max_containers=1) as sandbox:
+        container = f"/containers/{containers(oracle)[0]['Id']}"
+        oracle("POST", f"{container}/pause")
+        if actions is not None:
+            monkeypatch.setattr("dayfly._container.post_mortem", died)
+
+        async def kill() -> None:
+            await eventually(lambda: sandbox.stats().running == 1)
+            await anyio.sleep(0.3)
+            oracle("POST", f"{container}/kill")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill)
+            if why is None:
+                # It is known that the program has not begun, so another container is given it.
+                assert (await sandbox.run(code)).stdout == "1\n"
+            else:
+                with pytest.raises(ContainerLost, match=why) as caught:
+                    await sandbox.run(code)
+                assert caught.value.delivered
         await works(sandbox)
 
 

@@ -220,6 +220,38 @@ def test_large_input_echoed_does_not_deadlock(sandbox: Sandbox) -> None:
     assert (result.stderr, result.stdout_dropped, result.outcome) == ("3000000\n", 1_000_000, Outcome.OK)
 
 
+OWN_PEAK = "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+MOST = {"stdin": 2_000_000, "code": 900_000 + 2_000_000, "data": 3_900_000 + 4_000_000, "files": 3_900_000 + 4_000_000}
+"""Bytes that input costs beside what the program makes of it. Code, data and files are files in
+memory."""
+INPUTS: list[tuple[str, dict[str, Any]]] = [
+    ("", {"stdin": "x" * 3_900_000}),
+    ("input()", {"stdin": "x\n" * 1_950_000}),
+    ("import sys\nfor line in sys.stdin: pass", {"stdin": b"line\n" * 780_000}),
+    ("import sys\ntext = sys.stdin.read()", {"stdin": "x" * 3_900_000}),
+    ("", {"data": ["x" * 39] * 92_000}),
+    ("import sandbox\nsandbox.data", {"data": ["x" * 39] * 92_000}),
+    ("import json, sys\nvalue = json.load(sys.stdin)", {"data": ["x" * 39] * 92_000}),
+    ("", {"files": {"a": b"x" * 3_900_000}}),
+    ("#" * 900_000, {}),
+]
+
+
+@pytest.mark.parametrize(("code", "given"), INPUTS, ids=[f"{next(iter(given), 'code')}-{code[:20]}" for code, given in INPUTS])
+def test_input_costs_what_the_program_makes_of_it(code: str, given: dict[str, Any], sandbox: Sandbox) -> None:
+    without, having = sandbox.run(OWN_PEAK), sandbox.run(code + OWN_PEAK, **given)
+    assert having.outcome is Outcome.OK and without.peak_memory_bytes and having.peak_memory_bytes
+    own = (int(having.stdout) - int(without.stdout)) * 1024
+    assert having.peak_memory_bytes - without.peak_memory_bytes < own + MOST[next(iter(given), "code")]
+
+
+def test_unread_input_leaves_a_small_memory_limit_to_the_program() -> None:
+    with Sandbox(memory_limit_mb=30) as sandbox:
+        for given in ({"stdin": "x" * 3_900_000}, {"stdin": b"x" * 3_900_000}):
+            result = sandbox.run("print('begun')", **given)
+            assert (result.outcome, result.stdout) == (Outcome.OK, "begun\n")
+
+
 DATA: list[Any] = [None, True, 0, -1.5, "text ü 🦋", [], {}, {"a": [1, {"b": None}]}, "x" * 500_000, 10**30]
 
 
