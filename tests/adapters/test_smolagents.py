@@ -96,6 +96,20 @@ def test_an_error_is_told_with_its_line_and_the_agent_goes_on(sandbox: Sandbox) 
     assert "before its end" in told[3]
 
 
+def test_half_of_a_surrogate_pair_is_an_error_of_the_step(sandbox: Sandbox) -> None:
+    answer, told = answers(
+        sandbox,
+        "print('\ud83d')",
+        "raise ValueError('\\ud83d')",
+        "class Odd:\n    __repr__ = lambda self: '\\ud83d'\nOdd()",
+        "final_answer('mended')",
+    )
+    assert answer == "mended"
+    assert "UnicodeEncodeError" in told[0]
+    assert "ValueError: \\ud83d" in told[1]
+    assert "\\ud83d" in told[2]
+
+
 def test_tools_run_in_the_container(sandbox: Sandbox) -> None:
     from smolagents import tool
 

@@ -14,6 +14,7 @@ named in the step's log. Tools run in the container, too.
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ class DayflyExecutor(RemotePythonExecutor):  # type: ignore[misc] # it has no ty
     def run_code_raise_errors(self, code: str) -> CodeOutput:
         """Run a step. AgentError for what the agent can mend: an exception, a time-out, too much
         memory."""
-        result = self._session.run(STEP, data={"code": code, "shown": SHOWN, "tools": self._tools}, timeout_ms=self._timeout_ms)
+        # As bytes: half of a surrogate pair is not JSON, and is for Python to refuse.
+        source = base64.b64encode(code.encode("utf-8", "surrogatepass")).decode()
+        result = self._session.run(STEP, data={"code": source, "shown": SHOWN, "tools": self._tools}, timeout_ms=self._timeout_ms)
         told = result.messages[-1] if result.messages else {}
         if result.is_error or "error" in told or not told:
             why = told.get("error") or f"The step ended before its end ({result.outcome}); what it did to variables is lost."

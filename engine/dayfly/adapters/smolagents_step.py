@@ -3,9 +3,10 @@ own claim. It is read as text and run as `__main__`, whose names are the agent's
 
 
 def _step() -> None:
-    import ast, contextlib, linecache, os, pickle, sandbox, traceback, types
+    import ast, base64, contextlib, linecache, os, pickle, sandbox, traceback, types
 
-    names, code, told = globals(), sandbox.data["code"], {}
+    names, told = globals(), {}
+    code = base64.b64decode(sandbox.data["code"]).decode("utf-8", "surrogatepass")
     try:
         with open(".dayfly-state", "rb") as state:
             sources, variables = pickle.load(state)
@@ -58,6 +59,8 @@ def _step() -> None:
     with open(".dayfly-state.new", "wb") as state:
         pickle.dump((sources, pickle.dumps(kept)), state)
     os.replace(".dayfly-state.new", ".dayfly-state")
+    for name, text in told.items():
+        told[name] = text and text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair is not JSON
     sandbox.send({**told, "lost": lost})
 
 
