@@ -107,6 +107,8 @@ def main():
         "oom_score_adj": read("/proc/self/oom_score_adj"),
         "rlimits": {name[7:].lower(): resource.getrlimit(getattr(resource, name)) for name in names},
         "mounts": {line.split()[1]: [line.split()[2], *line.split()[3].split(",")] for line in read("/proc/mounts").splitlines()},
+        "empty_files": {path: len(read(path)) for path in ("/etc/hosts", "/etc/resolv.conf")},
+        "mountinfo": [line.split() for line in read("/proc/self/mountinfo").splitlines()],
         "sizes": {path: [stat.f_blocks * stat.f_frsize, stat.f_files] for path, stat in statvfs.items()},
         "masked": {path: content(path) for path in masked},
         "interfaces": [line.split(":")[0].strip() for line in read("/proc/net/dev").splitlines()[2:]],

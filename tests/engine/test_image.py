@@ -3,6 +3,7 @@ left of what failed."""
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -485,6 +486,40 @@ def test_compiled_wheels_need_a_c_library_as_new(monkeypatch: pytest.MonkeyPatch
     facts = Facts(version=platform.python_version(), platform="linux-x86_64", glibc=inside, python2=None)
     assert wheels._runs_in_image(facts) is runs
     assert not wheels._runs_in_image(msgspec.structs.replace(facts, version="3.8.2"))
+
+
+def test_the_c_library_of_any_base_reads_another_hosts_file(tmp_path: Path) -> None:
+    # The functions of the workbench's program, without what it does.
+    program = ast.parse((Path(workbench.__file__).parent / "workbench_program.py").read_text())
+    program.body = [node for node in program.body if isinstance(node, (ast.Import, ast.FunctionDef, ast.Assign))]
+    names: dict[str, Any] = {}
+    exec(compile(program, "workbench_program.py", "exec"), names)
+    folders = [tmp_path / "lib", tmp_path / "usr/lib64"]
+    names["FOLDERS"] = [*map(str, folders), str(tmp_path / "none")]
+    text = b"\x7fELF\0/etc/hosts\0x/etc/hosts\0/etc/hosts.allow\0/etc/host.conf\0"
+    changed = [
+        "lib/libc-2.28.so",
+        "lib/x86_64-linux-gnu/libc.so.6",
+        "lib/libnss_files.so.2",
+        "lib/ld-musl-x86_64.so.1",
+        "usr/lib64/libc.so.6",
+    ]
+    others = ["lib/libcrypto.so.3", "lib/libc.a", "usr/lib64/libcap.so.2", "usr/lib64/python3/hosts.py"]
+    for name in (*changed, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+        (tmp_path / name).chmod(0o751)
+    (tmp_path / "lib/libc.musl-x86_64.so.1").symlink_to("ld-musl-x86_64.so.1")
+    before = set(tmp_path.rglob("*"))
+    with (tmp_path / changed[0]).open("rb") as running:
+        names["change_libraries"]()
+        assert running.read() == text  # a program that runs keeps what it has
+    assert set(tmp_path.rglob("*")) == before
+    for name in changed:
+        assert (tmp_path / name).read_bytes() == text.replace(b"/etc/hosts\0", b"/lib/hosts\0")
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o751
+    assert {(tmp_path / name).read_bytes() for name in others} == {text}
+    assert (tmp_path / "lib/libc.musl-x86_64.so.1").is_symlink()
 
 
 async def test_an_engine_that_refuses_an_import_says_why() -> None:

@@ -47,6 +47,7 @@ def add(name: str, folder: str) -> None:
 # Docker puts an empty file over /etc/hosts of every container without a network, whatever the image
 # has there. So the C library, glibc or musl, is changed to read another file.
 HOSTS = "/lib/hosts"
+FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 LIBRARY = r"(libc|libnss_files|ld-musl-\w+)[-.].*so(\..*)?"
 RESOLVE = "import socket as s; print([s.getaddrinfo('localhost', 1, family)[0][4][0] for family in (s.AF_INET, s.AF_INET6)])"
 
@@ -55,13 +56,17 @@ def name_loopback(text: str) -> None:
     with open(HOSTS, "w") as file:
         file.write(text)
     os.chmod(HOSTS, 0o644)
-    for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
+    change_libraries()
+    if run(sys.executable, "-c", RESOLVE) != "['127.0.0.1', '::1']":
+        sys.exit("its C library does not resolve localhost by a hosts file")
+
+
+def change_libraries() -> None:
+    for folder in FOLDERS:
         for parent, _, names in os.walk(folder):
             for path in [os.path.join(parent, name) for name in names if re.fullmatch(LIBRARY, name)]:
                 if not os.path.islink(path):
                     use_hosts(path)
-    if run(sys.executable, "-c", RESOLVE) != "['127.0.0.1', '::1']":
-        sys.exit("its C library does not resolve localhost by a hosts file")
 
 
 def use_hosts(path: str) -> None:

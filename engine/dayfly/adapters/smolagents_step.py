@@ -59,8 +59,8 @@ def _step() -> None:
     with open(".dayfly-state.new", "wb") as state:
         pickle.dump((sources, pickle.dumps(kept)), state)
     os.replace(".dayfly-state.new", ".dayfly-state")
-    for name, text in told.items():
-        told[name] = text and text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair is not JSON
+    # Half of a surrogate pair is not JSON.
+    told = {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in told.items()}
     sandbox.send({**told, "lost": lost})
 
 
