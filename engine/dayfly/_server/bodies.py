@@ -20,7 +20,7 @@ from litestar.types import Receive, Scope
 from msgspec import UNSET
 
 from dayfly import Job
-from dayfly._job import MAX_TIMEOUT_MS
+from dayfly._limits import MAX_TIMEOUT_MS
 from dayfly.judge import Case, CaseLimits, Cases
 
 from .problems import ClientGone, Problem, invalid
