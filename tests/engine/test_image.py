@@ -27,6 +27,7 @@ import pytest
 
 from dayfly import AsyncSandbox, DayflyError, EngineError, ImageMissing, Job, Limits, Sandbox, StartFailed, __version__
 from dayfly import _image as images
+from dayfly import _seccomp as seccomp
 from dayfly._engine_api import EngineAPI
 from dayfly._image import wheels, workbench
 from dayfly._image.answers import last_status
@@ -616,13 +617,60 @@ def test_a_killed_build_leaves_no_container(engine: Any, docker_host: str, image
 async def test_only_old_unstarted_workbenches_are_removed(
     api: EngineAPI, engine: Any, image: str, tag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = await api.create(f"dayfly-build-{secrets.token_hex(8)}", {"Image": image, "HostConfig": {"AutoRemove": True}})
-    await images.build(api, base=DEFAULT, tag=tag)
-    # It may be that of a build beside this one, between create and start.
-    assert engine.call("GET", f"/containers/{left}/json")[0] == 200
-    monkeypatch.setattr(workbench, "ABANDONED_AFTER", 0.0)
-    await images.build(api, base=DEFAULT, tag=tag, force=True)
-    assert engine.call("GET", f"/containers/{left}/json")[0] == 404
+    def name() -> str:
+        return f"dayfly-build-{secrets.token_hex(8)}"
+
+    body = workbench.create_body(image)
+    left = await api.create(name(), body)
+    strangers = [
+        await api.create(other, form)
+        for other, form in (
+            (f"{name()}-of-mine", body),
+            (f"my-{name()}", body),
+            (f"dayfly-build-{'g' * 16}", body),
+            (name(), {"Image": image, "HostConfig": {"AutoRemove": True}}),
+            (name(), {**body, "Entrypoint": ["python3", "-m", "build"]}),
+            (name(), {**body, "StdinOnce": False}),
+            (name(), {**body, "User": "1:1"}),
+            (name(), {**body, "Volumes": {"/data": {}}}),
+        )
+    ]
+
+    def there(container: str) -> bool:
+        return bool(engine.call("GET", f"/containers/{container}/json")[0] == 200)
+
+    try:
+        await images.build(api, base=DEFAULT, tag=tag)
+        # It may be that of a build beside this one, between create and start.
+        assert there(left)
+        monkeypatch.setattr(workbench, "ABANDONED_AFTER", 0.0)
+        await images.build(api, base=DEFAULT, tag=tag, force=True)
+        assert not there(left)
+        assert all(map(there, strangers))
+    finally:
+        for stranger in strangers:
+            await api.remove(stranger)
+
+
+async def test_the_workbench_has_limits_and_the_filter(api: EngineAPI, engine: Any, tag: str) -> None:
+    seen: list[tuple[dict[str, Any], dict[str, str]]] = []
+
+    def look(line: str) -> None:
+        if "installing" in line:
+            for row in engine.call("GET", "/containers/json", filters={"name": ["dayfly-build-"]})[1]:
+                found = engine.call("GET", f"/containers/{row['Id']}/json")[1]
+                status = Path(f"/proc/{found['State']['Pid']}/status").read_text()
+                seen.append((found["HostConfig"], dict(line.split(":\t", 1) for line in status.splitlines())))
+
+    await images.build(api, base=DEFAULT, tag=tag, force=True, progress=look)
+    assert seen
+    for host, status in seen:
+        assert host["Memory"] == host["MemorySwap"] == workbench.WORKBENCH_MEMORY_BYTES
+        assert host["PidsLimit"] == workbench.WORKBENCH_PIDS
+        assert set(host["SecurityOpt"]) == {"no-new-privileges", f"seccomp={seccomp.profile(loopback=False)}"}
+        assert (host["NetworkMode"], host["Privileged"], host["Binds"]) == ("none", False, None)
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+        assert int(status["CapEff"], 16) == 1 << 1 | 1 << 3  # CAP_DAC_OVERRIDE, CAP_FOWNER
 
 
 # A base that means harm.

@@ -4,6 +4,7 @@ committed."""
 from __future__ import annotations
 
 import importlib.util
+import re
 import secrets
 import tarfile
 from pathlib import Path
@@ -33,7 +34,7 @@ UNREAD_BYTES = 1_048_576
 ABANDONED_AFTER = 60.0
 """Seconds that a build container may lie there before it is started; it takes some milliseconds."""
 
-_WORKBENCH_NAME = "dayfly-build-"
+_NAME = re.compile(r"/?dayfly-build-[0-9a-f]{16}")
 _HOSTS = f"""127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::0\tip6-localnet
@@ -72,8 +73,31 @@ def inputs_digest(origin: str, recipe: Recipe) -> str:
 
 async def finish(engine: EngineAPI, recipe: Recipe, root: str, inputs: str, say: Progress) -> str:
     """Put the runner and the wheels on the root, commit and tag it; return the image's id."""
-    name = f"{_WORKBENCH_NAME}{secrets.token_hex(8)}"
-    body = {
+    name = f"dayfly-build-{secrets.token_hex(8)}"
+    bench = Workbench(engine, name, recipe.base)
+    try:
+        await _sweep(engine, await engine.create(name, create_body(root)))
+        with anyio.fail_after(DEADLINE), scratch_folder() as scratch:
+            facts = await bench.start()
+            if recipe.python2 and facts.python2 is None:
+                raise DayflyError(f"{recipe.base} has no python2.7")
+            context = await _context(recipe, facts, scratch, say)
+            say("installing the runner" + (" and the wheels" if recipe.pip else "") + ", compiling the standard library")
+            await bench.send(context)
+            await bench.next(Done)
+        pythons = {"3": facts.version, **({"2": facts.python2} if facts.python2 else {})}
+        say("committing the image")
+        return await _commit(engine, name, recipe, {"dayfly.inputs": inputs, "dayfly.pythons": msgspec.json.encode(pythons).decode()})
+    except TimeoutError:
+        raise DayflyError(f"building on {recipe.base} took more than {DEADLINE:g} s") from None
+    finally:
+        await bench.aclose()
+        await quietly(engine.remove(name))
+
+
+def create_body(root: str) -> dict[str, Any]:
+    """Return the body of the workbench's `POST /containers/create`."""
+    return {
         "Image": root,
         "Entrypoint": ["python3", "-c", _PROGRAM],
         "Cmd": [],
@@ -100,25 +124,6 @@ async def finish(engine: EngineAPI, recipe: Recipe, root: str, inputs: str, say:
             "LogConfig": {"Type": "none", "Config": {}},
         },
     }
-    bench = Workbench(engine, name, recipe.base)
-    try:
-        await _sweep(engine, await engine.create(name, body))
-        with anyio.fail_after(DEADLINE), scratch_folder() as scratch:
-            facts = await bench.start()
-            if recipe.python2 and facts.python2 is None:
-                raise DayflyError(f"{recipe.base} has no python2.7")
-            context = await _context(recipe, facts, scratch, say)
-            say("installing the runner" + (" and the wheels" if recipe.pip else "") + ", compiling the standard library")
-            await bench.send(context)
-            await bench.next(Done)
-        pythons = {"3": facts.version, **({"2": facts.python2} if facts.python2 else {})}
-        say("committing the image")
-        return await _commit(engine, name, recipe, {"dayfly.inputs": inputs, "dayfly.pythons": msgspec.json.encode(pythons).decode()})
-    except TimeoutError:
-        raise DayflyError(f"building on {recipe.base} took more than {DEADLINE:g} s") from None
-    finally:
-        await bench.aclose()
-        await quietly(engine.remove(name))
 
 
 async def _commit(engine: EngineAPI, container: str, recipe: Recipe, labels: dict[str, str]) -> str:
@@ -152,14 +157,29 @@ async def _sweep(engine: EngineAPI, own: str) -> None:
 
     One may be another build's, just about to be started. Its age tells, by the engine's clock: that
     of our own new one is 0. No label of an owner, as other containers have: the image that is
-    committed would inherit it.
+    committed would inherit it. So the name and the form tell whose it is.
     """
-    filters = msgspec.json.encode({"name": [f"^/?{_WORKBENCH_NAME}"], "status": ["created"]}).decode()
+    filters = msgspec.json.encode({"name": ["dayfly-build-"], "status": ["created"]}).decode()
     rows = await engine.ask("GET", "/containers/json", query={"all": "1", "filters": filters}) or []
-    created = {str(row["Id"]): float(row.get("Created") or 0) for row in rows}
+    created = {str(row["Id"]): float(row.get("Created") or 0) for row in rows if any(map(_NAME.fullmatch, row.get("Names") or []))}
     for container, since in created.items():
         if container != own and since <= created.get(own, 0.0) - ABANDONED_AFTER:
-            await quietly(engine.remove(container))
+            await quietly(_remove_workbench(engine, container))
+
+
+async def _remove_workbench(engine: EngineAPI, container: str) -> None:
+    """Remove a container that has the form of a workbench; its program may be another version's."""
+    found = await engine.inspect(container)
+    config, host = found.get("Config") or {}, found.get("HostConfig") or {}
+    entrypoint = config.get("Entrypoint") or []
+    alike = (
+        (len(entrypoint) == 3 and entrypoint[:2] == ["python3", "-c"])
+        and (config.get("User") == "0:0" and config.get("OpenStdin") and config.get("StdinOnce"))
+        and (host.get("AutoRemove") and host.get("NetworkMode") == "none")
+        and not found.get("Mounts")
+    )
+    if alike:
+        await engine.remove(container)
 
 
 _Line = TypeVar("_Line", Facts, Done)
