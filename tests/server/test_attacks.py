@@ -194,6 +194,21 @@ def test_strangers_cannot_fill_the_log(serve: NewServer, tmp_path: Path) -> None
     wait_for(lambda: set(ids) <= {entry.get("request_id") for entry in server.log} or None, server)
 
 
+def test_those_let_in_without_a_key_cannot_fill_the_log(serve: NewServer, tmp_path: Path) -> None:
+    key = key_new("alice", tmp_path / "keys")
+    server = serve("--run-code", "--run-code-without-key", "--pool-size", "1", "--keys-file", str(tmp_path / "keys")).ready()
+    count = 500
+    with server.client() as client:
+        for _ in range(count):
+            assert client.post("/run_code", content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
+    with server.client(headers={"X-API-Key": key}) as client:
+        last = client.get("/metrics").headers["x-request-id"]
+    wait_for(lambda: last in [entry.get("request_id") for entry in server.log] or None, server)
+    lines = [entry for entry in server.log if entry.get("path") == "/run_code"]
+    assert 0 < len(lines) < count / 2
+    assert any(entry.get("lines_left_out") for entry in lines)
+
+
 def test_heads_are_bounded(serve: NewServer) -> None:
     server = serve("--pool-size", "1").ready()
     before = memory(server)[1]

@@ -22,6 +22,8 @@ class RequestContext(msgspec.Struct):
     client: str
     key: Key | None = None
     """None: no key was checked, so the request is unauthenticated."""
+    stranger: bool = False
+    """It was let in without a key, as one of all those that have none; `key` stands for them."""
     read: bool = False
     """The body was read and decoded."""
     notes: dict[str, Any] = {}

@@ -44,7 +44,8 @@ def require_no_key(name: str) -> Any:
             require_key(connection, handler)
         else:
             _require_no_page(connection.headers)
-            request_context(connection.scope).key = Key(name, b"")
+            context = request_context(connection.scope)
+            context.key, context.stranger = Key(name, b""), True
 
     return guard
 

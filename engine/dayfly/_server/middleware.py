@@ -139,7 +139,7 @@ class Middleware:
         metrics.requests.labels(route, str(status or "none")).observe(seconds)
         if "problem" in context.notes:
             metrics.refused.labels(context.notes["problem"]).inc()
-        if context.key is None and route not in ALWAYS_OPEN:
+        if (context.key is None or context.stranger) and route not in ALWAYS_OPEN:
             left_out = self._limiter.passes()
             if left_out is None:
                 return
