@@ -88,9 +88,9 @@ IOPRIO_WHO_PROCESS = 1
 EPERM, ENOSYS, ENOTSOCK, EOPNOTSUPP = 1, 38, 88, 95
 
 IPPROTO_IP, SOL_SOCKET, IPPROTO_IPV6 = 0, 1, 41
-BUFFER_SIZES = {7, 8, 32, 33}
-"""SO_SNDBUF, SO_RCVBUF and their FORCE forms: they succeed and do nothing. The kernel treats them
-as hints too.
+BUFFER_SIZES = {7, 8, 18, 32, 33}
+"""SO_SNDBUF, SO_RCVBUF, their FORCE forms, and SO_RCVLOWAT, which enlarges the receive buffer too:
+they succeed and do nothing. The kernel treats the sizes as hints too.
 
 A larger buffer is memory that the kernel holds for the program. What of it is charged to the
 container is in SECURITY.md.
@@ -99,7 +99,7 @@ container is in SECURITY.md.
 SOCKET_OPTIONS: dict[int, set[int]] = {
     # Not SO_ATTACH_FILTER and its kin (code for the kernel's JIT), SO_ZEROCOPY, SO_TXTIME,
     # SO_BUSY_POLL, SO_RESERVE_MEM.
-    SOL_SOCKET: {*range(7), *range(9, 22), *range(28, 32)},
+    SOL_SOCKET: {*range(7), *range(9, 18), 20, 21, *range(28, 32)},
     # Not IP_OPTIONS and IP_ADD_MEMBERSHIP (memory that is charged to nobody), nor what is
     # netfilter's and IPsec's.
     IPPROTO_IP: {*range(4), *range(8, 16), 32, 33, 34},

@@ -80,10 +80,11 @@ controllers below it again, writable."""
 
 SYSCTLS = {
     # Buffers of TCP are charged to no container on cgroup v1, and on v2 not before the connection
-    # is accepted: they are small.
-    "net.ipv4.tcp_rmem": "4096 8192 16384",
-    "net.ipv4.tcp_wmem": "4096 8192 8192",
-    # So is the queue of connections that wait to be accepted.
+    # is accepted: they are small. Smaller ones hold no less, since the kernel rounds up to pages.
+    "net.ipv4.tcp_rmem": "4096 4096 8192",
+    "net.ipv4.tcp_wmem": "4096 4096 4096",
+    # So is the queue of connections that wait to be accepted. At 8, a hundred clients that an event
+    # loop starts at once took a minute; at 4 they failed.
     "net.core.somaxconn": "16",
     # A closed connection leaves nothing behind: no TIME_WAIT, no entry in the host's table of
     # metrics.

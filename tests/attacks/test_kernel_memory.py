@@ -3,8 +3,9 @@ its limit.
 
 `programs/_kernel_objects.py` makes the objects in a container and holds them. Meanwhile this looks
 at the host's own counters: none may have grown by more than 1.5 times what the container was
-charged, and 8 MB. The host does other things at the same time, so a kind that grows too much is
-made again, and fails if it does so each time.
+charged, and 8 MB. The host does other things at the same time, so each kind is made until each
+counter has kept to that twice. Of the pages that no counter names once is enough: they move with
+all that the host does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ast
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,10 +30,15 @@ from .harness import CGROUPS, PROGRAMS
 
 PROGRAM = PROGRAMS / "_kernel_objects.py"
 FACTOR, ALLOWANCE = 1.5, 8_000_000
-TRIES = 4
-UNCHARGED = {"tcp_unaccepted": 10.0}
+LOOKS = 4
+REST = "rest"
+UNCHARGED = {"tcp_unaccepted": 4.0, "tcp_reset": 20.0}
 """Kinds that exceed it, with the factor that is promised for them; see "Not promised" in
 SECURITY.md. `loopback=False` shuts them."""
+ELSEWHERE = (
+    *("MemFree", "Buffers", "Cached", "SwapCached", "AnonPages"),
+    *("Slab", "PageTables", "KernelStack", "VmallocUsed", "Percpu"),
+)
 COUNTERS = ("SUnreclaim", "PageTables", "KernelStack", "VmallocUsed", "Percpu")
 CHARGES = (
     ("memory.current",),
@@ -46,14 +53,15 @@ def kinds() -> list[str]:
 
 
 def host() -> dict[str, int]:
-    """Bytes of the host's that cannot be reclaimed, by what holds them, and all that is gone."""
+    """Bytes of the host's that cannot be reclaimed, by what holds them; the rest is what neither
+    programs, files nor a counter have."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     meminfo = {name[:-1]: int(value) * 1024 for name, value, *_ in lines}
     found = {name: meminfo[name] for name in COUNTERS}
     sockets = [line.split() for line in Path("/proc/net/sockstat").read_text().splitlines()]
     pages = sum(int(words[words.index("mem") + 1]) for words in sockets if "mem" in words)
     found["sockets"] = pages * os.sysconf("SC_PAGESIZE")
-    return {**found, "all": meminfo["MemTotal"] - meminfo["MemAvailable"]}
+    return {**found, REST: meminfo["MemTotal"] - sum(meminfo[name] for name in ELSEWHERE)}
 
 
 def charged(container: str) -> int:
@@ -76,16 +84,22 @@ def sandbox(image: str, runtime: str) -> Iterator[Sandbox]:
 
 def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] = frozenset()) -> tuple[int, dict[str, int], int]:
     """How many were made, by how much the host's counters grew, and what the container was charged
-    for in that time."""
+    for in that time. The processes that make them are there before that."""
     while sandbox.stats().warm == 0:
         time.sleep(0.02)
     (container,) = ours(engine) - others
-    before, charged_before = host(), charged(container)
-    with closing(sandbox.stream(PROGRAM.read_text(), args=[kind], timeout_ms=60_000)) as pieces:  # type: ignore[type-var]
+
+    def look() -> tuple[float, dict[str, int], int]:
         piece = next(pieces)
         assert isinstance(piece, Piece) and piece.stream == "stdout", piece
-        after = host()
-        return int(piece.text.split()[1]), {name: after[name] - before[name] for name in after}, charged(container) - charged_before
+        return float(piece.text), host(), charged(container)
+
+    with closing(sandbox.stream(PROGRAM.read_text(), args=[kind], timeout_ms=60_000)) as pieces:  # type: ignore[type-var]
+        begin, before, charged_before = look()
+        if time.monotonic() > begin:  # the host was too busy to look in time
+            return measure(sandbox, engine, kind, others)
+        count, after, charged_after = look()
+        return int(count), {name: after[name] - before[name] for name in after}, charged_after - charged_before
 
 
 def ours(engine: Engine) -> frozenset[str]:
@@ -107,16 +121,25 @@ def excess(kind: str, grown: dict[str, int], charge: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("kind", kinds())
 def test_what_the_kernel_holds_is_charged(sandbox: Sandbox, engine: Engine, kind: str) -> None:
-    seen = []
-    for _ in range(TRIES):
+    seen: list[str] = []
+    over: Counter[str] = Counter()
+    while len(seen) < LOOKS:
         count, grown, charge = measure(sandbox, engine, kind)
         row = [kind.replace("_", " "), f"{count:,}", *(f"{value / 1e6:.1f}" for value in (charge, *grown.values()))]
         print("|", " | ".join(row), "|")  # noqa: T201 - the table that `make attacks-kernel` shows
-        over = excess(kind, grown, charge)
-        if not over:
+        seen.append(f"{count:,}: charged {charge:,} bytes, the host has {grown}")
+        over.update(excess(kind, grown, charge).keys())
+        within = {name: len(seen) - over[name] for name in grown}
+        if all(number >= (1 if name == REST else 2) for name, number in within.items()):
             return
-        seen.append(f"{count:,}: charged {charge:,} bytes, the host has {over} more")
-    pytest.fail(f"{kind}: {seen}")
+    pytest.fail(f"{kind}: {over} of {seen}")
+
+
+def test_the_measure_itself_is_charged_little(sandbox: Sandbox, engine: Engine) -> None:
+    """What the processes are charged for themselves would hide objects that nobody is charged
+    for."""
+    _, _, charge = measure(sandbox, engine, "nothing")
+    assert charge < 2_000_000
 
 
 @pytest.mark.parametrize("kind", UNCHARGED)

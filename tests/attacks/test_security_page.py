@@ -17,10 +17,12 @@ import anyio
 import pytest
 
 from dayfly import AsyncSandbox, ContainerLost, Outcome
+from dayfly import _seccomp as seccomp
 
 from ..conftest import Engine
 from ..faults.proxy import Exchange, Proxy, no_fault
 from .harness import PROGRAMS, eventually
+from .test_kernel_memory import kinds
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PAGE = (REPOSITORY / "SECURITY.md").read_text()
@@ -39,6 +41,18 @@ def test_every_promise_is_probed_by_what_exists() -> None:
         assert not name or re.search(rf"^(async )?def {name}\(", (REPOSITORY / file).read_text(), re.MULTILINE), (file, name)
     for program in re.findall(r"`([a-z]\d\d_\w+)`", PAGE):
         assert (PROGRAMS / f"{program}.py").exists(), program
+
+
+def test_what_the_filter_does_with_a_call_is_told() -> None:
+    table = PAGE.partition("## What the filter answers differently\n")[2].partition("\n## ")[0]
+    told = {name for cell in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)", cell)}
+    rules = [seccomp.CONDITIONS, *seccomp.ANSWERS.values()]
+    assert {name for calls in rules for names in calls for name in names.split()} | {"socket"} <= told
+
+
+def test_the_table_of_objects_has_every_kind() -> None:
+    table = PAGE.partition("## What the kernel holds, and what is charged\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| ([a-z0-9 ]+) \| [\d,]+ \|", table, re.MULTILINE) == [kind.replace("_", " ") for kind in kinds()]
 
 
 def test_the_table_of_calls_is_the_source_s() -> None:

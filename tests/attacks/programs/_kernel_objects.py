@@ -1,11 +1,14 @@
 """Makes as many as it can of one kind of object of the kernel's, says how many, and holds them. See test_kernel_memory.
 
-Each kind is a function that makes one more, and raises OSError at a limit. It is called in as many processes as there may be, until
-that, or until the container's memory is nearly full: a process that is killed at the memory limit would hold nothing.
+Each kind is a function that makes one more, and raises OSError at a limit. It is called in several processes, until that, or until the
+container's memory is nearly full: a process that is killed at the memory limit would hold nothing. All processes are there, and have run
+the loop once, before the first object is made: they are no part of what is measured. The first line of the output says when that is, as
+a time of the monotonic clock; what is made is counted on the second.
 """
 
 import ctypes
 import fcntl
+import gc
 import mmap
 import os
 import select
@@ -41,6 +44,10 @@ def room():
     return number(LIMIT) - number(USAGE) > 9_000_000
 
 
+def half():
+    return number(USAGE) < number(LIMIT) // 2
+
+
 def checked(result):
     if result == -1:
         code = ctypes.get_errno()
@@ -59,6 +66,11 @@ def in_turn(n, places=("/tmp", "/sandbox", "/dev/shm")):
 
 def new(path):
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o640))
+
+
+@kind(processes=50, most=64)
+def nothing(n):
+    pass
 
 
 # Files
@@ -262,7 +274,7 @@ def descriptors_on_their_way(n):
     try:
         while True:
             socket.send_fds(near, [b"x"], [near.fileno()] * 200)
-    except BlockingIOError:
+    except OSError:
         pass
 
 
@@ -283,32 +295,83 @@ def udp_of_ipv6(n):
     udp(n, socket.AF_INET6, "::1")
 
 
-@kind(processes=50)
-def tcp(n):
-    if n == 0:
-        kept.append(socket.create_server(("127.0.0.1", 0)))
-    client = socket.socket()
+def listening(family=socket.AF_INET):
+    server = socket.socket(family)
+    kept.append(server)
+    for size in (socket.SO_RCVBUF, socket.SO_RCVLOWAT, socket.SO_SNDBUF):
+        server.setsockopt(socket.SOL_SOCKET, size, 10**6)
+    server.bind(("", 0))
+    server.listen(4096)
+    return server
+
+
+def connected(server):
+    client = socket.socket(server.family)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10**7)
-    client.settimeout(0.1)
-    client.connect(kept[0].getsockname())
+    client.setblocking(False)
+    client.connect_ex(server.getsockname())
+    if client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\1":
+        raise OSError("the queue is full")
+    fill(client.send)
+    return client
+
+
+@kind(processes=50)
+def tcp(n, family=socket.AF_INET):
+    if n == 0:
+        listening(family)
+    client = connected(kept[0])
     server = kept[0].accept()[0]
-    for one in (client, server):
-        kept.append(one)
-        one.setblocking(False)
-        fill(one.send)
+    kept.extend((client, server))
+    server.setblocking(False)
+    fill(server.send)
+    return client
+
+
+@kind(processes=50)
+def tcp_of_ipv6(n):
+    tcp(n, socket.AF_INET6)
+
+
+@kind(processes=50)
+def tcp_with_closed_ends(n):
+    tcp(n).close()
+
+
+@kind(processes=50)
+def tcp_ports(n):
+    server = socket.socket()
+    kept.append(server)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    server.bind(("127.0.%d.%d" % divmod(n, 250), 0))
+    server.listen()
+
+
+def unaccepted(leave):
+    server = listening()
+    count = 0
+    try:
+        while True:
+            leave(connected(server))
+            count += 1
+    except OSError:
+        if not count:
+            raise
 
 
 @kind(processes=50, batch=1)
 def tcp_unaccepted(n):
-    server = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    kept.append(server)
-    for _ in range(200):
-        with socket.socket() as client:
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-            if client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\1":
-                break
-            fill(client.send)
+    unaccepted(lambda client: client.close())
+
+
+def reset(client):
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@kind(processes=50, batch=1)
+def tcp_reset(n):
+    unaccepted(reset)
 
 
 @kind(processes=50)
@@ -440,6 +503,17 @@ def triggers_of_pressure(n):
     os.write(kept[-1], b"some 150000 1000000")
 
 
+@kind(processes=50)
+def lists_half_read(n):
+    kept.append(os.open(("/proc/self/mountinfo", "/proc/net/tcp", "/proc/self/smaps")[n % 3], os.O_RDONLY))
+    os.read(kept[-1], 1)
+
+
+@kind()
+def mounts(n):
+    kept.append(checked(libc.syscall(428, -100, b"/", 1)))
+
+
 # Communication
 
 
@@ -518,9 +592,11 @@ def threads(n):
         raise OSError from error
 
 
-@kind(processes=55, most=1)
+@kind(batch=1)
 def processes(n):
-    pass
+    if os.fork() == 0:
+        while True:
+            signal.pause()
 
 
 @kind()
@@ -528,16 +604,14 @@ def namespaces(n):
     checked(libc.unshare(0x10000000))
 
 
-@kind()
+@kind(most=1)
 def hashes_of_futexes(n):
     checked(libc.prctl(78, 1, 2**14, 0, 0))
-    raise OSError("one for each process")
 
 
-@kind(processes=50)
+@kind(processes=50, most=1)
 def scheduling(n):
-    checked(libc.syscall(251, 1, 0, 4 << 13))
-    raise OSError("one for each process")
+    checked(libc.syscall(251, 1, 0, 2 << 13 | 4))
 
 
 def make(function, most, batch):
@@ -551,28 +625,41 @@ def make(function, most, batch):
     return count
 
 
+def hand_out(turns, counts):
+    """Let one of the waiting processes make its objects, and return how many; 0 if it has been killed."""
+    os.write(turns, b".")
+    while not select.select([counts], [], [], 0.1)[0]:
+        if os.waitpid(-1, os.WNOHANG)[0]:
+            return 0
+    return struct.unpack("q", os.read(counts, 8))[0]
+
+
 def main():
     function, processes, most, batch = KINDS[sys.argv[1]]
-    total = 0
-    for _ in range(processes - 1):
-        if not room():
-            break
-        reader, writer = os.pipe()
+    turns, counts = os.pipe(), os.pipe()
+    make(nothing, 64, batch)
+    gc.collect()
+    gc.disable()
+    children = 0
+    while children < processes - 1 and half():
         try:
             child = os.fork()
         except OSError:
             break
         if child == 0:
-            os.close(reader)
-            os.write(writer, struct.pack("q", make(function, most, batch)))
+            make(nothing, 64, batch)
+            os.write(counts[1], bytes(8))
+            os.read(turns[0], 1)
+            os.write(counts[1], struct.pack("q", make(function, most, batch)))
             while True:
                 signal.pause()
-        os.close(writer)
-        answer = os.read(reader, 8)
-        os.close(reader)
-        total += struct.unpack("q", answer)[0] if answer else 0
-    total += make(function, most, batch)
-    os.write(1, b"%d %d\n" % (os.getuid(), total))
+        os.read(counts[0], 8)
+        children += 1
+    begin = time.monotonic() + 0.5
+    os.write(1, b"%f\n" % begin)
+    time.sleep(0.5)
+    total = sum(hand_out(turns[1], counts[0]) for _ in range(children)) + make(function, most, batch)
+    os.write(1, b"%d\n" % total)
     while True:
         signal.pause()
 
