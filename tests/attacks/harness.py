@@ -200,9 +200,9 @@ class Arena:
         """Run it, and check what must hold of it, and of everything else, after it."""
         sandbox, instance = self._sandbox("kill" if case.kill_on_output else "truncate")
         self._settle(sandbox, instance)
-        warm, host, tasks, size = self._states(instance), _host(), self._tasks(sandbox), _memory("VmRSS")
+        warm, host, tasks, size = self._states(instance), _host(), self._tasks(sandbox), memory("VmRSS")
         threads, files = self._of_this_process()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        forget_the_peak()
         try:
             result, pieces, seconds = self._run(sandbox, path, case)
         except (ContainerLost, RunnerMisbehaved, SessionLost) as error:
@@ -215,7 +215,7 @@ class Arena:
             if result.cpu_ms is not None and not is_gvisor(self.runtime):
                 assert result.cpu_ms <= result.wall_ms * 1.2 + 400, result
             assert CANARY not in result.combined + repr(result.messages) + repr(result.displays)
-        grown = _memory("VmHWM") - size
+        grown = memory("VmHWM") - size
         limits = sandbox._sandbox.limits
         most = limits.stdout_bytes + limits.stderr_bytes
         most += (limits.file_bytes if case.fetch else 0) + (limits.display_bytes if case.displays else 0)
@@ -359,7 +359,12 @@ def _traces(container: str) -> list[str]:
     return found
 
 
-def _memory(field: str) -> int:
+def forget_the_peak() -> None:
+    """VmHWM begins anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(field: str) -> int:
     """A line of /proc/self/status, in bytes."""
     gc.collect()
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":")]
