@@ -111,24 +111,32 @@ class DoNothing:
 
     def make(self, engine: Engine) -> socket.socket:
         """Create, attach, start: the container's stream."""
-        uid = next(_uids)
-        body = json.dumps({**self._blueprint.body(uid), "Entrypoint": self._command}).encode()
-        status, answer = engine.call("POST", f"/containers/create?name=dayfly-{uid}", body)
-        if status != 201:
-            raise RuntimeError(f"create: the engine answered {status}: {answer[:200]!r}")
-        container = json.loads(answer)["Id"]
-        stream = engine.attach(container)
-        status, answer = engine.call("POST", f"/containers/{container}/start")
-        if status != 204:
-            raise RuntimeError(f"start: the engine answered {status}: {answer[:200]!r}")
-        return stream
+        return make(engine, {**self._blueprint.body(next(_uids)), "Entrypoint": self._command})
 
     def single_use(self, engine: Engine) -> None:
         """One container's life: made, used for one frame, ended, and removed by the engine."""
-        with self.make(engine) as stream:
-            echo(stream)
-            while stream.recv(65_536):
-                pass
+        use(self.make(engine))
+
+
+def make(engine: Engine, body: dict[str, Any]) -> socket.socket:
+    """Create, attach, start: the container's stream. Its name is that of its uid."""
+    status, answer = engine.call("POST", f"/containers/create?name=dayfly-{body['User'].partition(':')[0]}", json.dumps(body).encode())
+    if status != 201:
+        raise RuntimeError(f"create: the engine answered {status}: {answer[:200]!r}")
+    container = json.loads(answer)["Id"]
+    stream = engine.attach(container)
+    status, answer = engine.call("POST", f"/containers/{container}/start")
+    if status != 204:
+        raise RuntimeError(f"start: the engine answered {status}: {answer[:200]!r}")
+    return stream
+
+
+def use(stream: socket.socket) -> None:
+    """One frame there and back, the end of the container, and that of its stream."""
+    with stream:
+        echo(stream)
+        while stream.recv(65_536):
+            pass
 
 
 def echo(stream: socket.socket) -> None:
