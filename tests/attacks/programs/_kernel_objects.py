@@ -2,7 +2,7 @@
 
 Each kind is a function that makes one more, and raises OSError at a limit. It is called in several processes, until that, or until the
 container's memory is nearly full: a process that is killed at the memory limit would hold nothing. All processes are there, and have run
-the loop once, before the first object is made: they are no part of what is measured. The first line of the output says when that is, as
+the loop once, before the first object is made: they are not measured. The first line of the output says when that is, as
 a time of the monotonic clock; what is made is counted on the second.
 """
 
