@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [
-        *("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md"),
+        *("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md", "SECURITY.md"),
         *("engine/ARCHITECTURE.md", "benchmarks/README.md"),
         *(str(page.relative_to(ROOT)) for folder in ("conformance", "docs") for page in (ROOT / folder).rglob("*.md")),
     ]
