@@ -423,9 +423,10 @@ def source(folder: Path, name: str, *needs: str, extension: bool = False) -> Non
             tar.addfile(entry, io.BytesIO(content.encode()))
 
 
-def wheel(folder: Path, name: str, tags: str, *needs: str) -> None:
+def wheel(folder: Path, name: str, tags: str, *needs: str, python: str = ">=3") -> None:
     """Write a wheel of a package that has nothing in it."""
-    metadata = "".join([f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", *(f"Requires-Dist: {need}\n" for need in needs)])
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Python: {python}\n"
+    metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
     with zipfile.ZipFile(folder / f"{name}-1.0-{tags}.whl", "w") as archive:
         archive.writestr(f"{name}-1.0.dist-info/METADATA", metadata)
         archive.writestr(f"{name}-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n")
@@ -464,6 +465,11 @@ def test_source_where_only_the_host_has_a_wheel(fetch: Callable[..., list[str]],
     wheel(tmp_path, "dayflybottom", f"{host}-none-any")
     source(tmp_path, "dayflybottom")
     assert fetch("dayflytop", "3.8.2") == [f"dayfly{name}-1.0-py3-none-any.whl" for name in ("bottom", "top")]
+
+
+def test_a_wheel_for_a_newer_python_than_the_hosts(fetch: Callable[..., list[str]], tmp_path: Path) -> None:
+    wheel(tmp_path, "dayflytop", "py3-none-any", python=">=3.50")
+    assert fetch("dayflytop", "3.50.1") == ["dayflytop-1.0-py3-none-any.whl"]
 
 
 def test_extension_modules_for_another_python(fetch: Callable[..., list[str]], tmp_path: Path) -> None:

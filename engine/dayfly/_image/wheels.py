@@ -3,6 +3,7 @@ was asked for."""
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 import sys
@@ -37,6 +38,8 @@ class _Report(msgspec.Struct, frozen=True):
 
     install: list[_Chosen]
 
+
+log = logging.getLogger("dayfly.image")
 
 MOST_BUILT = 100
 """Wheels that are built because pip misses them, one after the other."""
@@ -102,7 +105,11 @@ async def _build_planned(requirements: Sequence[str], facts: Facts, wheels: Path
     report = scratch / "report.json"
     plan = ["install", "--dry-run", "--ignore-installed", "--report", str(report), *requirements]
     say("looking for packages that have no wheel; the setup code of such packages runs on this host")
-    await run([*_PIP, *plan], scratch, lambda _: None)
+    try:
+        await run([*_PIP, *plan], scratch, lambda _: None)
+    except DayflyError as error:
+        log.info("no plan for this host's Python: %s", error)
+        return  # the image's may have what this one may not; what is missing is said later
     try:
         chosen = msgspec.json.decode(report.read_bytes(), type=_Report).install
     except (OSError, ValueError) as error:
