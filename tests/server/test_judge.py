@@ -274,3 +274,18 @@ async def test_the_async_client_judges_too(there: Server, anyio_backend: str) ->
         with anyio.move_on_after(1.0) as scope:
             await sandbox.judge("import time; time.sleep(9)", numbers(1))
         assert scope.cancelled_caught
+
+
+def test_the_wait_for_the_first_containers_has_an_end(image: str) -> None:
+    """Two judgings with programs as checkers take two containers each, and there are two."""
+    checker = {"type": "program", "code": "import sys; sys.exit(0)"}
+    given = {"code": "import time; time.sleep(6)", "cases": {"cases": [{}]}, "checker": checker}
+    with servers(image) as new:
+        options = ["--pool-size", "1", "--max-containers", "2", "--queue-timeout-ms", "1000", "--rate-per-minute", "0"]
+        there = new(*options, "--concurrency", "0").ready()
+        with there.client() as web, there.client() as other, web.stream("POST", "/v1/judge/stream", json=given) as first:
+            lines = first.iter_lines()
+            assert next(lines) == "event: started"
+            answer = other.post("/v1/judge", json=given)
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-timeout"), answer.text
+            assert any('"verdict":"accepted"' in line for line in lines)
