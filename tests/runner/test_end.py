@@ -266,7 +266,9 @@ def test_a_variable_of_the_container(
     runner.run(code)
     runner.started()
     ended = runner.finish()
-    assert (ended.exit["exit_code"], ended.stdout) == (expected.returncode, expected.stdout)
+    # 3.12.1 crashes at its end with PYTHONMALLOCSTATS.
+    exit_code = ended.exit["exit_code"] if ended.exit["signal"] is None else -ended.exit["signal"]
+    assert (exit_code, ended.stdout) == (expected.returncode, expected.stdout)
     assert told.read_text().split() == [end if SHORT else "full"]
 
 
