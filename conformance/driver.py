@@ -318,10 +318,11 @@ def _no_constant(name: str) -> None:
 
 class Driver:
     """A host that runs programs. `read` returns the runner's next bytes, b"" at their end; `write`
-    takes the host's."""
+    takes the host's, and `end` closes its side."""
 
-    def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
-        self._read, self._write = read, write
+    def __init__(self, read: Callable[[], bytes], write: Callable[[bytes], None], end: Callable[[], None]) -> None:
+        self._read, self._write, self._end = read, write, end
+        self._session = False
         self._frames = RunnerFrames()
         self._pending: list[dict[str, Any]] = []
 
@@ -338,6 +339,7 @@ class Driver:
     def open(self, files: Sequence[str] = ("/sandbox", "/tmp"), scratch: Sequence[str] = ("/dev/shm",)) -> dict[str, Any]:
         """Open a session, and return the answer."""
         self.say({"type": "open", "files": [*files], "scratch": [*scratch]})
+        self._session = True
         return self.next()
 
     def stop(self) -> None:
@@ -375,7 +377,10 @@ class Driver:
             except EOFError:
                 return
             credit += frame["bytes"] if frame["type"] == "want" else 0
-            left = memoryview(b"") if frame["type"] == "exit" else left
+            if frame["type"] == "exit":
+                left = memoryview(b"")
+                if not self._session:
+                    self._end()
             yield frame
             if frame["type"] in ("next", "spent", "error"):
                 return
@@ -423,7 +428,7 @@ def main() -> None:
             sink.write(data)
             sink.flush()
 
-        driver = Driver(lambda: source.read1(65_536), write)  # type: ignore[attr-defined]
+        driver = Driver(lambda: source.read1(65_536), write, sink.close)  # type: ignore[attr-defined]
         for frame in (driver.hello(), *driver.run(code)):
             print(re.sub(r"(.{300}).+", r"\1…", json.dumps(frame, ensure_ascii=False)))  # noqa: T201
 

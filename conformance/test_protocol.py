@@ -51,7 +51,7 @@ def started(box: Box, oracle: Oracle, image: str) -> Started:
             "HostConfig": {name: host.get(name) for name in ("Tmpfs", "CapDrop", "Memory", "Runtime")},
         }
         with oracle.attached(body) as attached:
-            yield Driver(attached.read, attached.write), attached
+            yield Driver(attached.read, attached.write, attached.end_input), attached
 
     return start
 

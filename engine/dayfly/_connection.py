@@ -275,6 +275,14 @@ class AttachedStream:
             except OSError:
                 pass  # not connected any more: that is what was wanted
 
+    def end_writing(self) -> None:
+        """Let the container read the end of its stdin; `read` goes on."""
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # not connected any more: the container reads it as well
+
     async def aclose(self) -> None:
         """Close the connection. Bounded in time; never raises."""
         release(self)

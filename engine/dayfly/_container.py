@@ -572,8 +572,9 @@ class Container:
 
     async def _linger(self) -> bool:
         """After `exit` the runner ends, and the engine removes the container: cheaper than by
-        force."""
+        force. With much output it waits for the end of its stdin."""
         assert self._stream is not None
+        self._stream.end_writing()
         deadline = Deadline(time.monotonic() + LINGER, LINGER)
         while True:
             with anyio.move_on_after(max(0.0, deadline.at - time.monotonic()), shield=True):

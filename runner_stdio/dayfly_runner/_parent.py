@@ -235,6 +235,7 @@ class _Runner:
         self.session: Session | None = None
         self.preload: list[str] = []
         self.widened = False
+        self.written = 0
         self.idle_at = float("inf")
         # For the one moment when there is no memory to build it.
         self.out_of_memory = _frames.encode_error("the runner ran out of memory")
@@ -636,9 +637,25 @@ class _Runner:
         self.write_out(HOST_OUT)
 
     def leave(self) -> "NoReturn":
-        """Write what is left to write, and end."""
+        """Write what is left to write, and end.
+
+        Docker resets its streams 2 s after the end of a container. A host that is stopped for
+        longer would lose what it has not read, and a little waits in its own socket only.
+        """
         self.flush(FLUSH_TIME)
-        os._exit(SURPRISED if self.out else 0)
+        if self.out:
+            os._exit(SURPRISED)
+        while self.written > OUT_HIGH and self.host_is_there():
+            pass
+        os._exit(0)
+
+    def host_is_there(self) -> bool:
+        """Wait until the host says something, which means nothing any more, or closes its side:
+        False then."""
+        waiter = select.poll()
+        waiter.register(HOST_IN, select.POLLIN)
+        waiter.poll()
+        return _read(HOST_IN, READ_SIZE) != b""
 
     def send_files(self, run: _Run) -> int:
         """Send what the host wants to have; return how many were skipped without a frame that says
@@ -723,7 +740,9 @@ class _Runner:
         """Write to the host what it takes now, and watch for its taking the rest."""
         try:
             while self.out:
-                del self.out[: os.write(file, self.out)]
+                count = os.write(file, self.out)
+                del self.out[:count]
+                self.written += count
         except BlockingIOError:
             if not self.widened:
                 self.widened = True

@@ -96,6 +96,9 @@ class Runner:
         self.shut = True
         self.end()
 
+    def end_writing(self) -> None:
+        """Nothing: this runner ends by itself."""
+
     async def aclose(self) -> None:
         self.shut_down()
 

@@ -99,6 +99,7 @@ class Runner:
             command[1:1] = ["--ipc", "--net"]
         pipe = subprocess.PIPE
         self.unsent: bytes | None = None
+        self.opened = False
         self.process = subprocess.Popen(
             command, cwd=folder, env={**ENVIRONMENT, **(env or {})}, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, pass_fds=pass_fds
         )
@@ -123,6 +124,7 @@ class Runner:
     def open(self, files: list[str], scratch: list[str]) -> None:
         self.say({"type": "open", "files": files, "scratch": scratch})
         assert self.next() == {"type": "next"}
+        self.opened = True
 
     def run(self, code: str | bytes, *, stdin: str | None = None, files: dict[str, bytes] | None = None, **members: Any) -> None:
         """Hand a program over; `stdin` is base64."""
@@ -200,10 +202,14 @@ class Runner:
         return Ended(frames, -1)
 
     def finish(self) -> Ended:
-        """Return what the run came to, when the runner has left."""
+        """Return what the run came to, when the runner has left. This side is closed after `exit`,
+        as PROTOCOL.md has it."""
         frames = []
         while (frame := self.next()) is not None:
             frames.append(frame)
+            if frame["type"] == "exit" and not self.opened:
+                assert self.process.stdin is not None
+                self.process.stdin.close()
         return Ended(frames, self.process.wait(PATIENCE))
 
     def pids(self) -> list[int]:

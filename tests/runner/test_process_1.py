@@ -267,6 +267,23 @@ def test_output_right_before_the_end_is_whole(python: Path, run: Callable[..., A
         assert ended.stderr == b"b" * 60000
 
 
+@pytest.mark.parametrize(("size", "waits"), [(100_000, False), (300_000, True)])
+def test_behind_much_output_the_runner_waits_for_the_host(start: Callable[..., Any], size: int, waits: bool) -> None:
+    """Docker would reset the streams 2 s after the container's end, whatever is unread."""
+    runner = start()
+    runner.hello()
+    runner.run(f"import os; os.write(1, b'x' * {size})")
+    frame = runner.next()
+    while frame["type"] != "exit":
+        frame = runner.next()
+    if waits:
+        runner.put("a", b"what comes too late", last=False)
+        with pytest.raises(subprocess.TimeoutExpired):
+            runner.process.wait(1)
+        runner.process.stdin.close()
+    assert runner.process.wait(10) == 0
+
+
 def test_a_daemon_that_holds_the_streams_delays_nothing(start: Callable[..., Any]) -> None:
     runner = start()
     runner.hello()
