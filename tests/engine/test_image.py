@@ -41,6 +41,13 @@ DEFAULT = f"dayfly/python:{__version__}"
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    """A build takes seconds, and most of what is tested here is above the event loop. The tests of
+    a whole build and of its cancellation have both."""
+    return "asyncio"
+
+
+@pytest.fixture
 async def api(docker_host: str) -> AsyncIterator[EngineAPI]:
     async with EngineAPI(docker_host) as api:
         yield api
@@ -161,6 +168,7 @@ def f(): return [np.int64(3), np.float32(0.5), np.bool_(True), np.arange(4).resh
 NUMPY = "import numpy as np; sandbox.send([np.__version__, float(np.linalg.det(np.eye(20) * 2)), sandbox.__file__])"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_wheels_go_into_an_image_on_another_image(api: EngineAPI, image: str, tag: str) -> None:
     said: list[str] = []
     built = await images.build(api, base=DEFAULT, tag=tag, pip=["numpy"], progress=said.append)
@@ -222,7 +230,6 @@ print(random.random(), numpy.random.rand(), sympy.core.random.rng.random(), symp
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_science_image_draws_and_has_its_fonts(api: EngineAPI, image: str, tag: str, tmp_path: Path) -> None:
     await images.build(api, base=DEFAULT, tag=tag, science=True)
     async with AsyncSandbox(image=tag, memory_limit_mb=400, timeout_ms=60_000) as sandbox:
@@ -268,7 +275,6 @@ def follow_the_pages(tag: str, folder: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_another_suite_with_wheels_and_packages(api: EngineAPI, engine: Any, tag: str) -> None:
     before = made_by_builds(engine)
     built = await images.build(api, base="debian:trixie", tag=tag, pip=["numpy>=2"], apt=["tree"])
@@ -537,6 +543,7 @@ async def test_an_engine_that_refuses_an_import_says_why() -> None:
 # Nothing is left, however it ends.
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 @pytest.mark.usefixtures("image")
 @pytest.mark.parametrize("moment", ["making a root", "extracting archives", "installing the runner", "committing"])
 async def test_a_cancelled_build_leaves_nothing(api: EngineAPI, engine: Any, tag: str, unchanged: None, moment: str) -> None:
@@ -555,7 +562,6 @@ async def test_a_cancelled_build_leaves_nothing(api: EngineAPI, engine: Any, tag
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_mmdebstrap_mounts_nothing_on_the_host_and_may_be_killed(api: EngineAPI, tag: str, unchanged: None, tmp_path: Path) -> None:
     """Mounts of its that stayed would lead whoever removes the directory into the host's own
     /dev/shm."""
