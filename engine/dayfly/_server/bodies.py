@@ -319,6 +319,8 @@ def _decoded(decoder: Any, body: bytes, max_timeout_ms: float = MAX_TIMEOUT_MS) 
     except UnicodeDecodeError:
         raise _not_utf8(body) from None
     except msgspec.DecodeError as error:
+        if "UTF-8" in str(error):  # from msgspec 0.23 on, instead of a UnicodeDecodeError
+            raise _not_utf8(body) from None
         raise (_lone_surrogate(str(error), body) or malformed(str(error))) from None
     except RecursionError:
         raise malformed("the JSON is nested too deeply") from None

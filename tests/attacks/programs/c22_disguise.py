@@ -1,7 +1,8 @@
 # covers = ["C22"]
 # outcomes = ["error"]
 # exit_code = 5
-"""A process that looks like the runner, and one more runner, whose frames nobody asked for."""
+"""A process that looks like the runner, and an interpreter that is started as the runner is, and is
+none."""
 
 import os
 import subprocess
@@ -12,8 +13,7 @@ from kit import libc
 libc.prctl(15, b"python3")
 with open("/proc/self/comm", "w") as file:
     file.write("python3")
-runner = ["python3", "-u", "-X", "dayfly_runner", "main.py"]
-child = subprocess.Popen(runner, executable=sys.executable, stdin=subprocess.PIPE)
-child.communicate(b"\0\0\0\x02{}" * 10)
-assert child.returncode
+runner = ["python3", "-u", "-X", "dayfly_runner", "-c", "import sys; sys.exit(7)"]
+child = subprocess.run(runner, executable=sys.executable, input=b"\0\0\0\x02{}" * 10, stdout=subprocess.PIPE)
+assert (child.returncode, child.stdout) == (7, b"")
 os._exit(5)
