@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import tempfile
 import threading
 from collections import Counter
@@ -158,7 +159,12 @@ class Proxy:
 
     def __enter__(self) -> Proxy:
         self._thread.start()
-        self._server = self._within(asyncio.start_unix_server(self._accept, self._path, limit=2**20))
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.setblocking(False)
+        self._listener.bind(self._path)
+        self._listener.listen(100)
+        # Not asyncio's server: if it is closed while it accepts, a connection stays open (3.11).
+        self._loop.call_soon_threadsafe(self._loop.add_reader, self._listener, self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,23 +185,29 @@ class Proxy:
     def _within(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    async def _end(self) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        task = self._loop.create_task(self._serve_all(connection))
         self._tasks.add(task)
-        try:
-            with contextlib.suppress(HangUp, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end(self) -> None:
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        await asyncio.sleep(0)  # each task has begun now, and will close its connection
+        for task in self._tasks:
+            task.cancel()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
+    async def _serve_all(self, connection: socket.socket) -> None:
+        with contextlib.suppress(HangUp, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=2**20)
+            try:
                 while True:
                     await self._serve(reader, writer)
-        finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+            finally:
+                writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(_END)
