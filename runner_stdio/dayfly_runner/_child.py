@@ -255,7 +255,7 @@ def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> "list
     generators = _generators(modules)
     # What is there stays out of the collector's way: it would write to every page that is shared,
     # and take its time at the end. But it would not find a finalizer in a cycle either.
-    if not _end.has_finalizers():
+    if end or not _end.has_finalizers():
         gc.freeze()
     gc.enable()
     return generators

@@ -79,17 +79,20 @@ def register() -> "list[Any]":
 def arm(steps: "list[Any]", modules: "set[str]") -> None:
     """Note what is here before the program; `modules` are the names of what it is to find."""
     steps.clear()
-    if not _possible() or not LOUD.isdisjoint(modules - {"gc", "runpy"}) or has_finalizers():
+    if not _possible() or not LOUD.isdisjoint(modules - {"gc", "runpy"}):
         return
     import gc
 
+    own = _own(gc.get_objects())
+    if _run_code(own):
+        return
     is_known = _known()
     files = [_file_of(sys.modules.get(name)) for name in modules]
     if not all([file is None or is_known(file) for file in files]):
         return
     enabled = gc.isenabled()
     gc.disable()  # the times of its collections are the program's to see
-    steps += _steps(modules)
+    steps += _steps(modules, own)
     if enabled:
         gc.enable()
 
@@ -107,8 +110,12 @@ def has_finalizers() -> bool:
     that of QUIET."""
     import gc
 
+    return _run_code(_own(gc.get_objects()))
+
+
+def _run_code(own: "dict[int, Any]") -> bool:
     is_known = _known()
-    codes = [_last_code(o) for o in _own(gc.get_objects()).values()]
+    codes = [_last_code(o) for o in own.values()]
     return not all([code is None or is_known(code.co_filename) for code in codes])
 
 
@@ -189,7 +196,7 @@ def _possible() -> bool:
     return VERSIONS[0] <= sys.version_info < VERSIONS[1] and not unusual and not late
 
 
-def _steps(modules: "set[str]") -> "list[Any]":
+def _steps(modules: "set[str]", own: "dict[int, Any]") -> "list[Any]":
     import _io as io
     import _signal  # type: ignore[import-not-found] # typeshed knows only the other half
     import _thread
@@ -263,7 +270,7 @@ def _steps(modules: "set[str]") -> "list[Any]":
         "default_filters": _warnings.filters,  # what warnings.filters begins as
         "filters": list(sys.modules.get("warnings", _warnings).filters),
         # Their ids must not become others', so they are kept.
-        "own": _own(here),
+        "own": own,
         "finalizing": {id(o) for o in here if issubclass(type(o), type) and type(o.__dict__.get("__del__")) is type(_steps)},
         "classes": [(kind, mro(kind)) for kind in _changeable(here)],
         "marker": second[-1] if second else None,

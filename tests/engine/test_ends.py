@@ -9,19 +9,22 @@ from __future__ import annotations
 import json
 import re
 
+import msgspec
 import pytest
 
 from dayfly import Result, Sandbox, Session, SessionLost
 
-from ..runner.test_end import PROGRAMS
+from ..runner.test_end import PROGRAMS, Program
 
 PLAIN = """
-import json, os, subprocess, sys
+import base64, json, os, subprocess, sys
 found = {}
-for name, code in json.load(open("programs.json")).items():
+for name, files in json.load(open("programs.json")).items():
     folder = "plain"
-    os.mkdir(folder)
-    open(folder + "/main.py", "w").write(code)
+    for path, data in files.items():
+        path = folder + "/" + path
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "wb").write(base64.b64decode(data))
     done = subprocess.run([sys.executable, "-u", "main.py"], cwd=folder, input=b"", capture_output=True, start_new_session=True)
     found[name] = done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     subprocess.run(["rm", "-rf", folder])
@@ -34,25 +37,26 @@ def normal(text: str) -> str:
     return re.sub(r"(pid=|started |in )[0-9.]+s?\b", r"\1", text)
 
 
-def run(sandbox: Sandbox, sessions: list[Session], code: str) -> Result:
+def run(sandbox: Sandbox, sessions: list[Session], program: Program) -> Result:
     """Run in the last session, or in a new one, where a program has spoilt it."""
     try:
-        return sessions[-1].run(code, clean=True)
+        return sessions[-1].run(program.code, files=program.files, clean=True)
     except (IndexError, SessionLost):
         sessions.append(sandbox.session(max_runs=1_000))
         sessions[-1].open()
-        return sessions[-1].run(code, clean=True)
+        return sessions[-1].run(program.code, files=program.files, clean=True)
 
 
 @pytest.mark.timeout(600)
 def test_ends_in_a_container_are_plain(image: str) -> None:
     wrong = []
     with Sandbox(image=image, timeout_ms=300_000, pool_size=1) as sandbox:
-        programs = json.dumps({name: program.code for name, program in PROGRAMS.items()}).encode()
+        # msgspec writes bytes as base64.
+        programs = msgspec.json.encode({name: {**program.files, "main.py": program.code.encode()} for name, program in PROGRAMS.items()})
         plain = json.loads(sandbox.run(PLAIN, files={"programs.json": programs}, fetch=["found.json"]).files["found.json"])
         sessions: list[Session] = []
         for name, program in PROGRAMS.items():
-            result = run(sandbox, sessions, program.code)
+            result = run(sandbox, sessions, program)
             code = -result.signal if result.signal else result.exit_code
             found = code, normal(result.stdout), normal(result.stderr)
             exit_code, stdout, stderr = plain[name]
