@@ -8,12 +8,13 @@ import json
 import time
 import tracemalloc
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dayfly import Job
+from dayfly import Job, _result
 from dayfly._server import bodies, fusion, judging, piston
 from dayfly._server.config import Config
 from dayfly._server.problems import Problem
@@ -32,12 +33,8 @@ ANY_JSON = st.recursive(
 @given(value=ANY_JSON, ascii=st.booleans(), indent=st.sampled_from([None, 0, 3]), size=st.integers(13, 40))
 def test_compacting_keeps_the_value(value: Any, *, ascii: bool, indent: int | None, size: int) -> None:  # noqa: A002
     text = json.dumps(value, ensure_ascii=ascii, indent=indent).encode()
-    before = bodies.SLICE
-    try:
-        bodies.SLICE = size  # so that the cuts fall everywhere
+    with mock.patch.object(bodies, "SLICE", size):  # so that the cuts fall everywhere
         compacted = bodies._compacted(text)
-    finally:
-        bodies.SLICE = before
     assert json.loads(compacted) == value
     shortest = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     # DEL and a few others may be written either way.
@@ -107,13 +104,9 @@ def values_of(value: Any) -> int:
 @given(value=ANY_JSON, ascii=st.booleans(), size=st.integers(1, 9), cut=st.integers(0, 9))
 def test_no_fewer_values_are_counted_than_are_built(value: Any, *, ascii: bool, size: int, cut: int) -> None:  # noqa: A002
     text = json.dumps(value, ensure_ascii=ascii).encode()
-    before = bodies.SLICE
-    try:
-        bodies.SLICE = size  # so that strings are cut everywhere
+    with mock.patch.object(_result, "SLICE", size):  # so that strings are cut everywhere
         counted = bodies._values(text)
         broken = bodies._values(text[: len(text) - cut] + b"\\x,[" * cut)
-    finally:
-        bodies.SLICE = before
     assert values_of(value) <= counted <= 2 * values_of(value) + 1
     assert broken >= bodies._values(text[: len(text) - cut])
 

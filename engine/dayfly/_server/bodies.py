@@ -21,6 +21,7 @@ from msgspec import UNSET
 
 from dayfly import Job
 from dayfly._limits import MAX_TIMEOUT_MS
+from dayfly._result import SLICE, outside_strings
 from dayfly.judge import Case, CaseLimits, Cases
 
 from .problems import ClientGone, Problem, invalid
@@ -37,9 +38,8 @@ _LONE = re.compile(
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2}))"
 )
 """An escape for half of a surrogate pair whose other half is not beside it."""
-SEARCHED, SLICE = 2_000_000, 131_072
-"""Bytes of a body that are searched for a lone surrogate, and bytes that are handled in one call:
-other threads wait for as long as that takes."""
+SEARCHED = 2_000_000
+"""Bytes of a body that are searched for a lone surrogate."""
 MOST_MEMBERS = 4_096
 """Members of `args`, `env`, `files`, `filesText` and `fetch`: each is checked by itself."""
 MOST_VALUES = 8 * MOST_MEMBERS
@@ -231,15 +231,7 @@ def _count(body: bytes, most: int, *, free: int = 0) -> None:
 def _values(body: bytes) -> int:
     """Return how many values JSON has at most, from what begins or separates them outside of
     strings. Of invalid JSON, those are counted that a decoder builds before it stops."""
-    # First without escapes, so that every quote is an end of a string.
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-    values = inside = 0
-    for start in range(0, len(plain), SLICE):
-        parts = plain[start : start + SLICE].split(b'"')
-        bare = b"".join(parts[inside::2])
-        values += bare.count(b",") + bare.count(b"[") + bare.count(b"{")
-        inside ^= (len(parts) - 1) & 1
-    return values
+    return sum(bare.count(b",") + bare.count(b"[") + bare.count(b"{") for bare in outside_strings(body))
 
 
 async def _off_loop(body: bytes, decode: Callable[[bytes], T], *, costly: bool = False) -> T:
