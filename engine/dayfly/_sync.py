@@ -96,6 +96,7 @@ class ThreadedSandbox(Generic[A]):
         """See AsyncSandbox.initialize."""
         if self._loop is not None:
             raise RuntimeError("a sandbox is initialized once; make a new one")
+        _open.add(self)
         # Set before anything is waited for, so that `close` finds it.
         self._loop = loop = Loop(self._sandbox.close)
         try:
@@ -109,6 +110,7 @@ class ThreadedSandbox(Generic[A]):
         """See Sandbox.close."""
         if self._loop is not None:
             self._loop.close()
+        _open.discard(self)
 
     def __enter__(self) -> Self:
         self.initialize()
@@ -176,11 +178,6 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
                 raise TypeError(f"Sandbox has no argument {name!r}; it may have {', '.join(SandboxOptions.__annotations__)}")
         super().__init__(AsyncSandbox(pool_size, timeout_ms, memory_limit_mb, **options))
 
-    def initialize(self) -> None:
-        """See AsyncSandbox.initialize."""
-        _open.add(self)
-        super().initialize()
-
     def close(self) -> None:
         """See AsyncSandbox.close. Runs in other threads raise PoolClosed.
 
@@ -191,7 +188,6 @@ class Sandbox(ThreadedSandbox[AsyncSandbox]):
         nothing.
         """
         super().close()
-        _open.discard(self)
 
     def __reduce__(self) -> Any:
         raise TypeError("a sandbox cannot be pickled or copied: it owns containers")
@@ -510,7 +506,7 @@ class Loop:
                 self._thread.join()
 
 
-_open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+_open: weakref.WeakSet[ThreadedSandbox[Any]] = weakref.WeakSet()
 
 
 def _close_all() -> None:

@@ -409,6 +409,17 @@ def test_what_a_proxy_or_a_broken_server_says_is_never_a_result(text: bytes, del
         assert caught.value.delivered is delivered
 
 
+def test_one_that_is_left_open_is_closed_at_exit(there: Server) -> None:
+    code = f"""
+from dayfly.remote import RemoteSandbox
+sandbox = RemoteSandbox({there.url!r})
+sandbox.initialize()
+print(sandbox.run("print(1)").stdout, end="")
+"""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
 def test_it_needs_no_package_of_the_server() -> None:
     code = "import sys, dayfly.remote; print({'litestar', 'uvicorn', 'typer', 'structlog'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout == b"set()\n"

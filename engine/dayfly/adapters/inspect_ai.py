@@ -10,7 +10,6 @@ It is a tool and no sandbox of Inspect's: those are boxes with a shell, in which
 
 from __future__ import annotations
 
-import atexit
 import functools
 import threading
 from typing import Any
@@ -36,7 +35,6 @@ def _sandbox(url: str | None, key: str | None, options: dict[str, Any]) -> Sandb
         if name not in _sandboxes:
             made = Sandbox(**options) if url is None else RemoteSandbox(url, key)
             made.initialize()
-            atexit.register(made.close)
             _sandboxes[name] = made
         return _sandboxes[name]
 

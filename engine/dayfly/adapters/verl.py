@@ -12,7 +12,6 @@ Nothing of verl is imported: it calls a function of these parameters.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import os
@@ -36,7 +35,6 @@ os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, aft
 def _made(url: str, key: str | None, process: int) -> RemoteSandbox:  # noqa: ARG001 - one for each process
     made = RemoteSandbox(url, key)
     made.initialize()
-    atexit.register(made.close)
     return made
 
 
