@@ -12,7 +12,6 @@ engine removes the container (StdinOnce, AutoRemove), with or without this proce
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections import deque
@@ -43,7 +42,7 @@ from ._events import Ended
 from ._execution import Execution
 from ._ledger import Ledger
 from ._messages import Error, Exit, Next, Ready, Request, RunnerFrame, Spent, Started, Want
-from ._owner import single
+from ._owner import in_cancelled_scope, single
 from ._post_mortem import post_mortem
 from ._result import Outcome, verdict
 from ._stdcopy import STDERR, StreamDecoder
@@ -282,7 +281,7 @@ class Container:
             raise failure or ContainerLost(f"a warm container ended{self._said()}", delivered=False)
 
     def _why_cancelled(self) -> Exception:
-        if anyio.current_effective_deadline() > -math.inf:
+        if not in_cancelled_scope():
             return ContainerLost("a task of the sandbox was cancelled, by something other than dayfly", delivered=self._delivered())
         closed = PoolClosed("the sandbox was closed while the program was running", delivered=True)
         closed.__cause__ = self._ledger.closed_by
@@ -536,9 +535,7 @@ class Container:
             # The kernel had nothing left to kill but the runner: the program had filled tmpfs, say.
             return Ended(None, Outcome.OUT_OF_MEMORY, (time.monotonic() - self._started_at) * 1_000)
         if death.code == "0":  # the runner ends so when it has sent its report
-            raise ContainerLost(
-                "the run has ended, but its report is lost: the connection broke, or this process did not read for 2 s", delivered=True
-            )
+            raise ContainerLost("the run has ended, but its report is lost: the connection broke", delivered=True)
         why = "killed or removed from outside" if death.killed else f"dead with exit status {death.code}" if death.code else "gone"
         raise ContainerLost(f"the container is {why}, in the middle of the run{self._said()}", delivered=True)
 

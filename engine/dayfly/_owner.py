@@ -107,7 +107,12 @@ def cancelled_from_outside(error: BaseException) -> bool:
     `asyncio.Task.cancel` does that: a loop over `asyncio.all_tasks()`, or the end of `asyncio.run`.
     trio has nothing of the kind.
     """
-    return isinstance(error, asyncio.CancelledError) and anyio.current_effective_deadline() > -math.inf
+    return isinstance(error, asyncio.CancelledError) and not in_cancelled_scope()
+
+
+def in_cancelled_scope() -> bool:
+    """Return whether a scope that this task is in was cancelled, which is then why the task is."""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def cut_off(cancelled: BaseException | None) -> RuntimeError:

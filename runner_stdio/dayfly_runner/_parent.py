@@ -645,17 +645,11 @@ class _Runner:
         self.flush(FLUSH_TIME)
         if self.out:
             os._exit(SURPRISED)
-        while self.written > OUT_HIGH and self.host_is_there():
-            pass
+        if self.written > OUT_HIGH:
+            waiter = select.poll()
+            waiter.register(HOST_IN, 0)  # as in `flush`
+            waiter.poll()
         os._exit(0)
-
-    def host_is_there(self) -> bool:
-        """Wait until the host says something, which means nothing any more, or closes its side:
-        False then."""
-        waiter = select.poll()
-        waiter.register(HOST_IN, select.POLLIN)
-        waiter.poll()
-        return _read(HOST_IN, READ_SIZE) != b""
 
     def send_files(self, run: _Run) -> int:
         """Send what the host wants to have; return how many were skipped without a frame that says
