@@ -176,10 +176,12 @@ async def _run(app: AppContext, context: RequestContext, job: Job, deadline: flo
             except (Refused, NotReady, PoolError) as error:
                 if getattr(error, "delivered", False):
                     raise
-                why = "the queue is full" if isinstance(error, (PoolFull, PoolTimeout)) else str(error)
+                why = _WAITED.get(type(error)) or str(error)
             await asyncio.sleep(PAUSE)
     raise too_late(why)
 
+
+_WAITED: dict[type, str] = {PoolFull: "the queue is full", PoolTimeout: "no container became free"}
 
 BODY = RunCodeRequest
 
