@@ -7,6 +7,7 @@ format does not have: a folder is judged as it says, or not at all.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -74,9 +75,10 @@ class _Scores(NamedTuple):
 
 def problem(folder: Path) -> dict[str, Any]:
     """Return the fields of Cases."""
-    settings = _yaml(folder / "problem.yaml", _PROBLEM_KEYS)
-    limits = _known(settings.get("limits") or {}, _LIMIT_KEYS, folder / "problem.yaml")
-    seconds, output = limits.get("time_limit"), limits.get("output")
+    file = folder / "problem.yaml"
+    settings = _yaml(file, _PROBLEM_KEYS)
+    limits = _mapping(settings, "limits", file, _LIMIT_KEYS)
+    seconds, output = _number(limits, "time_limit", file), _number(limits, "output", file)
     if (old := folder / ".timelimit").is_file():
         seconds = float(old.read_text("ascii"))
     what = _what(folder, settings)
@@ -102,8 +104,8 @@ def problem(folder: Path) -> dict[str, Any]:
         "groups": groups,
         "checker": checkers[usual],
         "limits": CaseLimits(
-            cpu_ms=None if seconds is None else float(seconds) * 1_000,
-            output_bytes=None if output is None else int(float(output) * 2**20),
+            cpu_ms=None if seconds is None else seconds * 1_000,
+            output_bytes=None if output is None else int(output * 2**20),
         ),
     }
 
@@ -147,13 +149,12 @@ def _what(folder: Path, settings: Mapping[str, Any]) -> _Problem:
         {"score", "interactive"} if validation[0] == "custom" else set()
     ):
         raise ValueError(f"{file}: validation {' '.join(validation)!r:.80} cannot be judged")
-    if (settings.get("grading") or {}).get("objective", "max") != "max":
+    if _mapping(settings, "grading", file, {"objective", "show_test_data_groups"}).get("objective", "max") != "max":
         raise ValueError(f"{file}: the objective of scores can only be max")
-    _known(settings.get("grading") or {}, {"objective", "show_test_data_groups"}, file)
     if (folder / "static_validator").exists():
         raise ValueError(f"{folder}: static_validator cannot be judged")
     new, interactive = version in _VERSIONS, "interactive" in (*kinds, *validation)
-    constants = settings.get("constants") or {}
+    constants = _mapping(settings, "constants", file)
     validator = _validator(folder)
     if validator is None and (interactive or validation[0] == "custom"):
         raise ValueError(f"{folder}: the validation is {'interactive' if interactive else 'custom'}, and output_validators has no program")
@@ -235,14 +236,12 @@ def _new_score(
     if what.scoring and above.get("score_aggregation", "sum") != "sum":
         raise ValueError(f"{where}: the scores of the groups of secret can only be summed")
     require = (*_words(above.get("require_pass"), where), *_words(settings.get("require_pass"), where))
-    most = settings.get("max_score", 100 if what.scoring and name == "secret" else None)
-    if most == "unbounded":
-        if what.scoring and how != "pass-fail":
-            raise ValueError(f"{where}: scores without a maximum (max_score: unbounded) cannot be judged")
-        most = None
+    unbounded = settings.get("max_score") == "unbounded"
+    if unbounded and what.scoring and how != "pass-fail":
+        raise ValueError(f"{where}: scores without a maximum (max_score: unbounded) cannot be judged")
+    total = None if unbounded else _number(settings, "max_score", where, 100 if what.scoring and name == "secret" else None)
     if name == "sample" and what.scoring:
         return Group(name, require=require), 0.0
-    total = None if most is None else float(most)
     if how == "pass-fail":
         return Group(name, require=require, score="all", points=total), 1.0
     if how == "min":
@@ -264,11 +263,12 @@ def _old_score(
     around = [word for one in outer for word in _words(one.get("grader_flags"), where)]
     if "min" in around:
         raise ValueError(f"{where}: the scores of groups can only be summed")
-    if float(settings.get("reject_score", 0)) != 0:
+    if _number(settings, "reject_score", where):
         raise ValueError(f"{where}: reject_score can only be 0")
     if "ignore_sample" in around and name.partition("/")[0] == "sample":
         return Group(name), 0.0
-    points, words = float(settings.get("accept_score", 1)), _words(settings.get("grader_flags"), where)
+    accepted, words = _number(settings, "accept_score", where), _words(settings.get("grader_flags"), where)
+    points = 1.0 if accepted is None else accepted
     if "min" in words:
         return Group(name, score="min", points=points), points
     # A group that is rejected scores nothing, unless it is always accepted. What a validator gives
@@ -349,9 +349,29 @@ def _words(value: Any, where: Path) -> tuple[str, ...]:
     return tuple(map(str, value))
 
 
-def _known(found: Any, keys: Collection[str], file: Path) -> dict[str, Any]:
+def _number(settings: Mapping[str, Any], name: str, file: Path, default: float | None = None) -> float | None:
+    value = settings.get(name, default)
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{file}: {name} must be a finite number, not {value!r:.80}")
+    return number
+
+
+def _mapping(settings: Mapping[str, Any], name: str, file: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """Return what a key holds, {} for nothing."""
+    value = settings.get(name)
+    found = {} if value is None else value
+    return _known(found, found if keys is None else keys, file, f"{name} must be")
+
+
+def _known(found: Any, keys: Collection[str], file: Path, must: str = "it must hold") -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise ValueError(f"{file} must hold a mapping, not {found!r:.80}")  # noqa: TRY004 - as documented
+        raise ValueError(f"{file}: {must} a mapping, not {found!r:.80}")  # noqa: TRY004 - as documented
     if unknown := sorted(str(key) for key in found if key not in keys):
         raise ValueError(f"{file}: the key {unknown[0]!r:.80} cannot be judged")
     return found
