@@ -126,7 +126,9 @@ def test_close_at_each_step_of_initialize() -> None:
             break
         ends.append(how)
     assert len(ends) < 500
-    assert (ends[0], ends.count("refused") > 10, ends[-1]) == ("opened", True, "opened")
+    # How many steps there are depends on what the other thread has done by then: the last one need
+    # not be behind the opening.
+    assert (ends[0], ends.count("refused") > 10) == ("opened", True)
 
 
 def close_with(step: int) -> list[int]:
