@@ -24,6 +24,7 @@ from . import READY, STARTED, _end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
 MESSAGE_PIPE = 1000
@@ -95,6 +96,23 @@ def become_program(pipes: "tuple[int, ...]", modules: "set[str]") -> None:
             _write_all(progress, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
         finally:
             os._exit(66)
+
+
+def _load_ctypes() -> "ModuleType":
+    """Load the C half of ctypes, and with it libffi. From 3.5 on that opens its own file, for as
+    long as the process lives.
+
+    The file gets a number behind MESSAGE_PIPE. So the first descriptor of a program has the number
+    that it has elsewhere, and a preloaded module has not opened any.
+    """
+    low = [os.dup(0)]
+    while low[-1] < MESSAGE_PIPE:
+        low.append(os.dup(0))
+    import _ctypes
+
+    for file in low:
+        os.close(file)
+    return _ctypes
 
 
 def _unshare() -> None:
@@ -231,6 +249,7 @@ def _preload(names: "list[str]", modules: "set[str]", end: "list[Any]") -> "list
 
     ImportError if a fork would not carry it, or a program would meet it unasked.
     """
+    _load_ctypes()
     streams = [os.dup(file) for file in (0, 1, 2)]
     null = os.open("/dev/null", os.O_RDWR)
     for file in (0, 1, 2):
@@ -349,10 +368,10 @@ def _serve_as_zygote(address: bytes, score: bytes, pipes: "tuple[int, ...]") -> 
     """Fork a grandchild for each set of pipes that process 1 sends; return those pipes in the
     grandchild only."""
     # The C halves: see _parent for why.
-    import _ctypes
     import _socket
 
-    prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type] # None is this very process
+    _ctypes = _load_ctypes()
+    prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # None is this very process
     control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     control.connect(address)
     # Programs run as the same user: none may look into the one that the next is made from.
