@@ -74,8 +74,8 @@ soak: setup
 attacks-kernel: setup
 	@$(BIN)/pytest tests/attacks/test_kernel_memory.py -q -s --durations=0 --durations-min=60
 
-# The host's tests on each installed Python from 3.10 to 3.14, and on the lowest declared
-# dependencies.
+# The host's tests on each installed Python from 3.10 to 3.14, of which 3.14 may come from Debian;
+# and on the lowest declared dependencies.
 test-pythons: setup
 	@tools/pythons
 
