@@ -1,12 +1,15 @@
 # Two commands do everything, on a bare Debian or Ubuntu machine as root, or wherever a Docker
 # Engine answers:
 #   make run    set up what is missing, then run the examples
-#   make test   set up what is missing, then lint, types and the whole test suite on the real engine
+#   make test   set up what is missing, then lint, types and the test suite on the real engine; it
+#               names what is left out
 # make setup is their common part, and quick when nothing is missing; make clean removes what they
 # made here. Two tests take longer:
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
 #   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of each decoder for
 #                          that long
+# WORKERS=4 runs so many files of tests on the engine side by side, and not 2; what measures the whole
+# host's memory has it for itself.
 # BASE=python:3.13-slim builds the runner image from an image instead of Debian's packages.
 
 VENV := .venv
@@ -14,6 +17,7 @@ BIN := $(VENV)/bin
 BUILD = $(BIN)/dayfly image build
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 LEFT_OUT = build/left-out.txt
+KERNEL_MEMORY = tests/attacks/test_kernel_memory.py
 say = @printf '\033[1m[make]\033[0m %s\n'
 
 .PHONY: run test lint test-pure test-page test-haproxy test-crun setup clean soak test-pythons test-lowest end-tests attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
@@ -31,9 +35,10 @@ test: setup $(VENV)/frameworks
 	@DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) $(BIN)/pytest tests/adapters
 	$(say) "tests on the real engine, with each runtime"
 	@missing=$$(tools/host missing) && runtimes=$$(tools/runtimes test) && \
-		DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) DAYFLY_TEST_RUNTIMES=$$runtimes $(BIN)/pytest --ignore tests/pure --ignore tests/adapters \
-			--deselect 'tests/attacks/test_kernel_memory.py::test_what_the_kernel_holds_is_charged[crun' \
+		export DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) DAYFLY_TEST_RUNTIMES=$$runtimes && \
+		$(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile --ignore tests/pure --ignore tests/adapters --ignore $(KERNEL_MEMORY) \
 			$$(for part in $$missing; do echo --ignore tests/server/test_$$part.py; done) && \
+		$(BIN)/pytest $(KERNEL_MEMORY) --deselect '$(KERNEL_MEMORY)::test_what_the_kernel_holds_is_charged[crun' && \
 		for part in $$missing; do echo "make test-$$part, which installs what it needs" >>$(LEFT_OUT); done && \
 		case " $$runtimes " in *' crun '*) ;; *) echo "make test-crun, which gives the engine a second runtime" >>$(LEFT_OUT) ;; esac
 	@$(MAKE) --no-print-directory soak RUNS=500
@@ -72,7 +77,7 @@ soak: setup
 # SECURITY.md. `make test` has it with runc: the kernel is the same under crun, which takes minutes
 # more.
 attacks-kernel: setup
-	@$(BIN)/pytest tests/attacks/test_kernel_memory.py -q -s --durations=0 --durations-min=60
+	@$(BIN)/pytest $(KERNEL_MEMORY) -q -s --durations=0 --durations-min=60
 
 # The host's tests on each installed Python from 3.10 to 3.14, of which 3.14 may come from Debian;
 # and on the lowest declared dependencies.

@@ -81,9 +81,11 @@ class Engine:
         except ValueError:
             return response.status, body
 
-    def containers(self) -> list[dict[str, Any]]:
-        """Every container, in any state, that dayfly made."""
-        status, rows = self.call("GET", "/containers/json", all="1", filters={"label": ["dayfly.instance"]})
+    def containers(self, pid: int | None = None) -> list[dict[str, Any]]:
+        """Every container, in any state, that dayfly made; or that one process made with it. Others
+        may use the engine too."""
+        labels = ["dayfly.instance", *([] if pid is None else [f"dayfly.pid={pid}"])]
+        status, rows = self.call("GET", "/containers/json", all="1", filters={"label": labels})
         assert status == 200, rows
         # 20.10 may go on listing what it has removed if the kernel had killed that at its
         # memory limit; it says itself that there is no such container.
@@ -159,7 +161,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = {row["Labels"]["dayfly.instance"] for row in engine.containers()}
     yield
     deadline = time.monotonic() + GONE_WITHIN
-    while left := [row for row in engine.containers() if row["Labels"]["dayfly.instance"] not in before and _is_ours(row)]:
+    while left := [row for row in engine.containers() if row["Labels"]["dayfly.instance"] not in before and is_ours(row)]:
         if time.monotonic() > deadline:
             shown = [f"{row['Names'][0]} ({row['State']}, process {row['Labels'].get('dayfly.pid')})" for row in left]
             for row in left:
@@ -168,7 +170,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         time.sleep(0.05)
 
 
-def _is_ours(row: dict[str, Any]) -> bool:
+def is_ours(row: dict[str, Any]) -> bool:
     """Whether this test run made the container, in this process or a living child of it; others may
     use the engine too.
 

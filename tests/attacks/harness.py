@@ -190,8 +190,7 @@ class Arena:
         return self._open[name]
 
     def _instances(self) -> set[str]:
-        rows = self.engine.containers()
-        return {row["Labels"]["dayfly.instance"] for row in rows if row["Labels"]["dayfly.pid"] == str(os.getpid())}
+        return {row["Labels"]["dayfly.instance"] for row in self.engine.containers(os.getpid())}
 
     def _states(self, instance: str) -> dict[str, str]:
         return {row["Id"]: row["State"] for row in self.engine.containers() if row["Labels"]["dayfly.instance"] == instance}

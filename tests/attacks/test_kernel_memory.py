@@ -104,7 +104,7 @@ def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] 
 
 def ours(engine: Engine) -> frozenset[str]:
     """The containers of this process."""
-    return frozenset(row["Id"] for row in engine.containers() if row["Labels"].get("dayfly.pid") == str(os.getpid()))
+    return frozenset(row["Id"] for row in engine.containers(os.getpid()))
 
 
 def idle(sandbox: Sandbox, engine: Engine) -> frozenset[str]:

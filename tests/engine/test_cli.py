@@ -35,10 +35,6 @@ pytestmark = pytest.mark.usefixtures("image")
 Dayfly = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def of_process(engine: Any, pid: int) -> list[dict[str, Any]]:
-    return [row for row in engine.containers() if row["Labels"]["dayfly.pid"] == str(pid)]
-
-
 @contextlib.contextmanager
 def started(engine: Any, *args: str, **given: Any) -> Iterator[subprocess.Popen[bytes]]:
     """The command as a process. When it has ended, of whatever, none of its containers is there any
@@ -51,7 +47,7 @@ def started(engine: Any, *args: str, **given: Any) -> Iterator[subprocess.Popen[
             process.wait(60)
         finally:
             process.kill()
-    assert not of_process(engine, process.pid)
+    assert not engine.containers(process.pid)
 
 
 @pytest.fixture
@@ -426,7 +422,7 @@ def test_output_arrives_while_the_program_runs(engine: Any) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == b"to stderr\n"
         assert process.poll() is None
-        assert [row["State"] for row in of_process(engine, process.pid)] == ["running"]
+        assert [row["State"] for row in engine.containers(process.pid)] == ["running"]
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
 
@@ -444,9 +440,9 @@ def test_a_signal_ends_the_run_and_leaves_no_container(engine: Any, number: sign
 def test_a_signal_at_any_moment_of_the_start_leaves_no_container(engine: Any) -> None:
     for state in ("created", "running"):
         with started(engine, "run", "-c", SLOW) as process:
-            while state not in [row["State"] for row in of_process(engine, process.pid)] and state == "running":
+            while state not in [row["State"] for row in engine.containers(process.pid)] and state == "running":
                 assert process.poll() is None
-            while not of_process(engine, process.pid):
+            while not engine.containers(process.pid):
                 assert process.poll() is None
             process.send_signal(signal.SIGINT)
         assert process.returncode == 130
@@ -604,11 +600,11 @@ def test_clean_removes_leftovers_and_shows_them(engine: Any, dayfly_: Dayfly, do
 def test_clean_touches_nothing_that_lives(engine: Any, dayfly_: Dayfly) -> None:
     with started(engine, "run", "-c", SLOW) as process:
         assert next_line(process) == b"first\n"
-        names = [row["Names"][0].lstrip("/") for row in of_process(engine, process.pid)]
+        names = [row["Names"][0].lstrip("/") for row in engine.containers(process.pid)]
         done = dayfly_("clean")
         assert done.returncode == 0
         assert names[0].encode() not in done.stdout
-        assert names == [row["Names"][0].lstrip("/") for row in of_process(engine, process.pid)]
+        assert names == [row["Names"][0].lstrip("/") for row in engine.containers(process.pid)]
         process.send_signal(signal.SIGTERM)
 
 

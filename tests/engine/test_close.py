@@ -206,9 +206,8 @@ async def test_close_is_bounded_while_the_engine_hangs(hanging: Hanging, busy: b
                 await sandbox.close()
         assert errors == [PoolClosed] * busy
     finally:
-        for row in engine.containers():
-            if row["Labels"].get("dayfly.pid") == str(os.getpid()):
-                engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
+        for row in engine.containers(os.getpid()):
+            engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
 
 
 async def test_close_in_a_thread_is_bounded_while_the_engine_hangs(hanging: Hanging, monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
@@ -247,9 +246,8 @@ async def test_close_in_a_thread_is_bounded_while_the_engine_hangs(hanging: Hang
         assert [type(error) for error in errors] == [PoolClosed]
         assert threads() == []
     finally:
-        for row in engine.containers():
-            if row["Labels"].get("dayfly.pid") == str(os.getpid()):
-                engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
+        for row in engine.containers(os.getpid()):
+            engine.call("DELETE", f"/containers/{row['Id']}", force="1", v="1")
 
 
 def test_the_documented_bound_is_the_sum_of_its_parts() -> None:

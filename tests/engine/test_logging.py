@@ -73,7 +73,7 @@ def test_nothing_of_a_program_that_is_given_up_is_logged(caplog: pytest.LogCaptu
             session.run(forever, on_output=stop, **GIVEN)
         with pytest.raises(DayflyError):
             for _ in sandbox.stream(forever, **GIVEN):
-                for row in [row for row in engine.containers() if row["Labels"].get("dayfly.pid") == str(os.getpid())]:
+                for row in engine.containers(os.getpid()):
                     engine.call("POST", f"/containers/{row['Id']}/kill")
     assert SECRET not in caplog.text
 

@@ -102,7 +102,7 @@ def test_users_that_the_daemon_maps(daemon: Daemon, image: str) -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_runtime_is_the_one_that_was_asked_for(engine: Engine, runtime: str) -> None:
     with Sandbox(runtime=runtime) as sandbox:
-        (mine,) = [row for row in engine.containers() if row["Labels"]["dayfly.pid"] == str(os.getpid())]
+        (mine,) = engine.containers(os.getpid())
         status, container = engine.call("GET", f"/containers/{mine['Id']}/json")
         assert (status, container["HostConfig"]["Runtime"]) == (200, runtime)
         assert sandbox.run("print(1)").stdout == "1\n"

@@ -120,7 +120,7 @@ def test_a_program_that_says_clean_has_time_for_the_wipe(engine: Any) -> None:
     """The runner may take seconds for it, here because it is paused."""
     with Sandbox(max_containers=2) as sandbox, sandbox.session() as session:
         session.run("print(1)")
-        mine = [row["Id"] for row in engine.containers() if row["Labels"]["dayfly.pid"] == str(os.getpid())]
+        mine = [row["Id"] for row in engine.containers(os.getpid())]
         for container in mine:
             assert engine.call("POST", f"/containers/{container}/pause")[0] == 204
         results: list[Result] = []
@@ -194,9 +194,8 @@ def test_a_lost_container_is_told_with_delivered(engine: Any) -> None:
     with Sandbox(max_containers=2) as sandbox, sandbox.session() as session:
 
         def kill(_: object) -> None:
-            for row in engine.containers():
-                if row["Labels"]["dayfly.pid"] == str(os.getpid()):
-                    engine.call("POST", f"/containers/{row['Id']}/kill")
+            for row in engine.containers(os.getpid()):
+                engine.call("POST", f"/containers/{row['Id']}/kill")
 
         with pytest.raises(SessionLost) as caught:
             session.run("import time; print(1, flush=True); time.sleep(60)", on_output=kill)
@@ -368,7 +367,7 @@ def test_a_killed_host_leaves_no_session(engine: Any) -> None:
         time.sleep(0.3)
         host.send_signal(signal.SIGKILL)
     end = time.monotonic() + 10
-    while any(row["Labels"].get("dayfly.pid") == str(host.pid) for row in engine.containers()):
+    while engine.containers(host.pid):
         assert time.monotonic() < end
         time.sleep(0.05)
 

@@ -22,7 +22,7 @@ class Oracle(Engine):
 
     def mine(self, pid: int | None = None) -> list[dict[str, Any]]:
         """The containers, in any state, that this process or another one has made."""
-        return [row for row in self.containers() if row["Labels"].get("dayfly.pid") == str(pid or os.getpid())]
+        return self.containers(pid or os.getpid())
 
     def events(self, action: str, pid: int | None = None) -> set[str]:
         """Ids of the containers of a process to which this has happened, as far as the engine

@@ -80,9 +80,8 @@ class Server:
 
     def lose_containers(self, engine: Engine) -> None:
         """Remove all of its containers behind its back."""
-        for row in engine.containers():
-            if row["Labels"].get("dayfly.pid") == str(self.process.pid):
-                engine.call("DELETE", f"/containers/{row['Id']}", force="1")
+        for row in engine.containers(self.process.pid):
+            engine.call("DELETE", f"/containers/{row['Id']}", force="1")
 
     def warm(self) -> None:
         """Wait until a container is warm, which the next test

@@ -27,7 +27,7 @@ from dayfly._mcp import SHOWN, Facts, answer, packages_by
 from dayfly._mcp import server as tools
 from dayfly.judge import JudgeResult, Verdict
 
-from ..conftest import Engine
+from ..conftest import Engine, is_ours
 from .conftest import NewServer, Server, key_new, servers, wait_for
 
 Use = Callable[[Client], Awaitable[None]]
@@ -121,13 +121,17 @@ sandbox.send("third")
     talk(use)
 
 
+def running(engine: Engine) -> set[str]:
+    """The containers of this process's servers."""
+    return {row["Id"] for row in engine.containers() if row["State"] == "running" and is_ours(row)}
+
+
 def test_a_container_that_is_lost_is_a_protocol_error(request: pytest.FixtureRequest, talk: Callable[[Use], None], engine: Engine) -> None:
     async def use(client: Client) -> None:
         async def lose() -> None:
             await anyio.sleep(1.5)
-            for row in await anyio.to_thread.run_sync(engine.containers):
-                if row["State"] == "running" and row["Id"] not in before:
-                    engine.call("DELETE", f"/containers/{row['Id']}", force="1")
+            for container in (await anyio.to_thread.run_sync(running, engine)) - before:
+                engine.call("DELETE", f"/containers/{container}", force="1")
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lose)
@@ -136,7 +140,7 @@ def test_a_container_that_is_lost_is_a_protocol_error(request: pytest.FixtureReq
         assert text(await client.call_tool("run_python", {"code": "print(1)"})) == "1\n"
 
     own = request.getfixturevalue("mcp")
-    before = {row["Id"] for row in engine.containers() if row["Labels"]["dayfly.pid"] != str(own.process.pid)}
+    before = running(engine) - {row["Id"] for row in engine.containers(own.process.pid)}
     talk(use)
     own.warm()
 
@@ -159,11 +163,8 @@ def test_files_go_in_and_come_out_as_resources(talk: Callable[[Use], None]) -> N
 
 
 def test_files_are_kept_for_one_client_if_it_is_asked_for(image: str, engine: Engine) -> None:
-    def instance() -> list[str]:
-        return [row["Id"] for row in engine.containers() if row["State"] == "running"]
-
     async def use() -> None:
-        before = set(instance())
+        before = running(engine)
         async with Client(stdio(image, "--keep-files")) as client:
             tool, _ = (await client.list_tools()).tools
             assert "files in the working directory are" in (tool.description or "")
@@ -175,7 +176,7 @@ def test_files_are_kept_for_one_client_if_it_is_asked_for(image: str, engine: En
                 for _ in range(3):
                     tasks.start_soon(client.call_tool, "run_python", {"code": "open('n', 'a').write('+')"})
             assert text(await client.call_tool("run_python", {"code": "print(open('n').read())"})) == "+++\n"
-            for container in set(instance()) - before:
+            for container in running(engine) - before:
                 engine.call("DELETE", f"/containers/{container}", force="1")
             lost = await client.call_tool("run_python", read)
             assert lost.is_error

@@ -31,7 +31,7 @@ LOAD_CLIENTS = int(os.environ.get("DAYFLY_TEST_LOAD_CLIENTS", "200"))
 
 
 def containers_of(engine: Engine, server: Server) -> list[str]:
-    return [row["Id"] for row in engine.containers() if row["Labels"].get("dayfly.pid") == str(server.process.pid)]
+    return [row["Id"] for row in engine.containers(server.process.pid)]
 
 
 def test_the_server_starts_without_an_engine(serve: NewServer, engine: Engine, tmp_path: Path) -> None:
