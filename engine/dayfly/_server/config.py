@@ -6,6 +6,10 @@ flag. The table `[limits]` has the fields of `dayfly.Limits`: `DAYFLY_SERVE_LIMI
 `--limits-pids`. Lists are comma-separated outside the file. Every value is checked before anything
 is done, and an error names where the value came from. Nothing else in the server reads the
 environment.
+
+click reads the flags; msgspec reads the file and checks the values. pydantic-settings would do all
+of it, and was tried: it reads a missing file as an empty one, passes over unknown variables of the
+environment, and takes `port = true` for 1.
 """
 
 from __future__ import annotations
