@@ -36,7 +36,7 @@ test: setup $(VENV)/frameworks
 	$(say) "tests on the real engine, with each runtime"
 	@missing=$$(tools/host missing) && runtimes=$$(tools/runtimes test) && \
 		export DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) DAYFLY_TEST_RUNTIMES=$$runtimes && \
-		$(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile --ignore tests/pure --ignore tests/adapters --ignore $(KERNEL_MEMORY) \
+		$(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder --ignore tests/pure --ignore tests/adapters --ignore $(KERNEL_MEMORY) \
 			$$(for part in $$missing; do echo --ignore tests/server/test_$$part.py; done) && \
 		$(BIN)/pytest $(KERNEL_MEMORY) --deselect '$(KERNEL_MEMORY)::test_what_the_kernel_holds_is_charged[crun' && \
 		for part in $$missing; do echo "make test-$$part, which installs what it needs" >>$(LEFT_OUT); done && \

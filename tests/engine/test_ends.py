@@ -62,7 +62,7 @@ def test_ends_in_a_container_are_plain(image: str) -> None:
             exit_code, stdout, stderr = plain[name]
             if found != (exit_code, normal(stdout), normal(stderr)):
                 wrong.append((name, found, plain[name]))
-    assert not wrong, wrong
+    assert not wrong, repr(wrong)
 
 
 def test_the_end_in_a_container_is_short(image: str) -> None:

@@ -215,7 +215,7 @@ def test_all_in_sessions(preload: list[str], session: Callable[..., Any], teller
                 runners[full] = runner
         if outcomes[0] != outcomes[1]:
             wrong.append((name, *outcomes))
-    assert not wrong, wrong
+    assert not wrong, repr(wrong)
     assert not SHORT or short > len(PROGRAMS) / 3
 
 
