@@ -284,6 +284,18 @@ async def test_a_long_output_does_not_count_as_a_checker_s_input() -> None:
     assert verdicts(await judge(script, small, checker=program, limits={"tmpfs_bytes": 1_000_000})) == ["accepted"]
 
 
+@pytest.mark.parametrize("checker", [Program(code="x", protocol="kattis"), Interactor(code="x"), Interactor(code="x", protocol="kattis")])
+async def test_an_output_that_is_no_file_takes_no_room_on_tmpfs(checker: Program) -> None:
+    async def script(session: Session, wanted: Request) -> AsyncGenerator[Event, None]:
+        yield Started(preloaded=False)
+        yield result(Outcome.ERROR, exit_code=42) if of(wanted) == "checker" and checker.protocol == "kattis" else result()
+
+    told = await judge(script, [Case()], checker=checker, limits={"tmpfs_bytes": 100_000})
+    assert verdicts(told) == ["accepted"]
+    with pytest.raises(ValueError, match="tmpfs_bytes"):
+        await judge(script, [Case(stdin="x" * 100_000)], checker=checker, limits={"tmpfs_bytes": 100_000})
+
+
 # Two programs that talk.
 
 

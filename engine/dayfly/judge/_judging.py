@@ -376,7 +376,8 @@ class Judging:
             checker = case.checker or self._checker
             if isinstance(checker, Program):
                 wanted = self.sandbox._prepare(checker.job(case), {}, clean=True)
-                size = sum(len(content) for _, content in wanted.files) + own.run.stdout_limit
+                files = dict(wanted.files)
+                size = sum(map(len, files.values())) + (own.run.stdout_limit if "output" in files else 0)
                 if size > self.sandbox.limits.tmpfs_bytes:
                     raise ValueError(
                         f"input, answer, checker and the longest output of the case {case.name!r:.80} are {size:,} bytes; "
