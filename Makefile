@@ -8,8 +8,8 @@
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
 #   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of each decoder for
 #                          that long
-# WORKERS=4 runs so many files of tests on the engine side by side, and not 2; what measures the whole
-# host's memory has it for itself.
+# WORKERS=4 runs four files of tests on the engine side by side, in place of two; what measures the
+# memory of the whole host runs by itself.
 # BASE=python:3.13-slim builds the runner image from an image instead of Debian's packages.
 
 VENV := .venv

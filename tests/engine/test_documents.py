@@ -54,7 +54,7 @@ ELSEWHERE = {
     ("docs/preload.md", "dayfly image build"): IMAGES,
     ("docs/reach.md", "dayfly serve key new"): "it is for another machine; the next block is run",
     ("docs/remote.md", "dayfly serve key new"): "it is for another machine; the block below is run",
-    ("docs/remote.md", "with Sandbox"): "two lines to compare; the block below runs the second",
+    ("docs/remote.md", "from dayfly.remote import RemoteSandbox"): "two lines to compare; the block below runs the second",
     ("docs/tutorial.md", "pip install 'dayfly[cli]'"): INDEX,
     ("docs/tutorial.md", "pip install 'dayfly[server]'"): INDEX,
     ("docs/tutorial.md", "python3 -m venv /opt/dayfly"): "it changes the machine; tests/server/test_deploy.py compares it with the unit",
