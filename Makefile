@@ -35,7 +35,7 @@ test: setup $(VENV)/frameworks
 	@DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) $(BIN)/pytest tests/adapters
 	$(say) "tests on the real engine, with each runtime"
 	@missing=$$(tools/host missing) && runtimes=$$(tools/runtimes test) && \
-		export DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) DAYFLY_TEST_RUNTIMES=$$runtimes && \
+		export DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) DAYFLY_TEST_RUNTIMES="$$runtimes" && \
 		$(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder --ignore tests/pure --ignore tests/adapters --ignore $(KERNEL_MEMORY) \
 			$$(for part in $$missing; do echo --ignore tests/server/test_$$part.py; done) && \
 		$(BIN)/pytest $(KERNEL_MEMORY) --deselect '$(KERNEL_MEMORY)::test_what_the_kernel_holds_is_charged[crun' && \
