@@ -141,25 +141,27 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _nothing_left_by_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield from _nothing_left(request)
+def _nothing_left_by_the_module(request: pytest.FixtureRequest) -> Iterator[set[str]]:
+    yield from _nothing_left(request, set())
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_by_the_test(request: pytest.FixtureRequest, _nothing_left_by_the_module: None) -> Iterator[None]:
-    yield from _nothing_left(request)
+def _nothing_left_by_the_test(request: pytest.FixtureRequest, _nothing_left_by_the_module: set[str]) -> Iterator[set[str]]:
+    yield from _nothing_left(request, _nothing_left_by_the_module)
 
 
-def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail if containers are left that were not there before, of sandboxes that were not there
-    before."""
+def _nothing_left(request: pytest.FixtureRequest, before: set[str]) -> Iterator[set[str]]:
+    """Fail if containers are left of sandboxes that were not there before.
+
+    A sandbox of a wider scope goes on making containers, and may have none when the test begins: a
+    module hands the set of those that were seen from one of its tests to the next.
+    """
     if not ON_THE_ENGINE.intersection(request.path.parts):
-        yield
+        yield before
         return
     engine: Engine = request.getfixturevalue("engine")
-    # A sandbox of a wider scope goes on making containers.
-    before = {row["Labels"]["dayfly.instance"] for row in engine.containers()}
-    yield
+    before |= {row["Labels"]["dayfly.instance"] for row in engine.containers()}
+    yield set(before)
     deadline = time.monotonic() + GONE_WITHIN
     while left := [row for row in engine.containers() if row["Labels"]["dayfly.instance"] not in before and is_ours(row)]:
         if time.monotonic() > deadline:
