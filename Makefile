@@ -8,8 +8,8 @@
 #   make soak RUNS=5000    that many runs, benign and hostile, and a report; make test has 500 of them
 #   make fuzz SECONDS=600  the properties with new examples; then coverage-guided fuzzing of each decoder for
 #                          that long
-# WORKERS=4 runs four files of tests on the engine side by side, in place of two; what measures the
-# memory of the whole host runs by itself.
+# WORKERS=4 runs four files of tests on the engine side by side, in place of two; tests that are
+# marked `alone` run one after the other.
 # BASE=python:3.13-slim builds the runner image from an image instead of Debian's packages.
 
 VENV := .venv
@@ -36,9 +36,9 @@ test: setup $(VENV)/frameworks
 	$(say) "tests on the real engine, with each runtime"
 	@missing=$$(tools/host missing) && runtimes=$$(tools/runtimes test) && \
 		export DAYFLY_TEST_LEFT_OUT=$(LEFT_OUT) DAYFLY_TEST_RUNTIMES="$$runtimes" && \
-		$(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder --ignore tests/pure --ignore tests/adapters --ignore $(KERNEL_MEMORY) \
-			$$(for part in $$missing; do echo --ignore tests/server/test_$$part.py; done) && \
-		$(BIN)/pytest $(KERNEL_MEMORY) --deselect '$(KERNEL_MEMORY)::test_what_the_kernel_holds_is_charged[crun' && \
+		engine="--ignore tests/pure --ignore tests/adapters $$(for part in $$missing; do echo --ignore tests/server/test_$$part.py; done)" && \
+		$(BIN)/pytest -m 'not alone' -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder $$engine && \
+		$(BIN)/pytest -m alone $$engine --deselect '$(KERNEL_MEMORY)::test_what_the_kernel_holds_is_charged[crun' && \
 		for part in $$missing; do echo "make test-$$part, which installs what it needs" >>$(LEFT_OUT); done && \
 		case " $$runtimes " in *' crun '*) ;; *) echo "make test-crun, which gives the engine a second runtime" >>$(LEFT_OUT) ;; esac
 	@$(MAKE) --no-print-directory soak RUNS=500

@@ -28,6 +28,8 @@ from dayfly._spec import is_gvisor
 from ..conftest import Engine
 from .harness import CGROUPS, PROGRAMS
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = PROGRAMS / "_kernel_objects.py"
 FACTOR, ALLOWANCE = 1.5, 8_000_000
 LOOKS = 4

@@ -128,6 +128,7 @@ def kill_a_host(proxy: AllowList, engine: Engine) -> None:
     assert eventually(lambda: not engine.containers(host.pid), 10)
 
 
+@pytest.mark.alone
 async def test_a_sandbox_makes_these_calls_and_no_others(proxy: AllowList, engine: Engine) -> None:
     async with AsyncSandbox(pool_size=2, docker_host=proxy.address) as sandbox:
         assert (await sandbox.run("print(1)")).outcome is Outcome.OK

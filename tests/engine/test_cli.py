@@ -579,6 +579,7 @@ def test_doctor_fails_for_what_a_sandbox_refuses(dayfly_: Dayfly, args: list[str
     assert [finding for finding in json.loads(done.stdout) if finding["level"] == "failure" and finding["advice"]]
 
 
+@pytest.mark.alone
 def test_clean_removes_leftovers_and_shows_them(engine: Any, dayfly_: Dayfly, docker_host: str, image: str) -> None:
     code = "import json; from dayfly._orphans import labels; print(json.dumps(labels()))"
     dead = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout)

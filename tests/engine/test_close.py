@@ -606,6 +606,7 @@ def test_a_signal_that_kills_writers_of_pipes_does_no_harm() -> None:
     assert (done.stdout, done.returncode) == ("killed\n1\nalive\n", 0), done.stderr
 
 
+@pytest.mark.alone
 def test_the_engine_is_reached_over_a_relative_path(engine: Any, tmp_path: Path) -> None:
     """Also by the watchdog, whose working directory is another one: it removes what a killed host
     left."""

@@ -567,6 +567,7 @@ with Sandbox(pool_size=2) as sandbox:
 """
 
 
+@pytest.mark.alone
 def test_a_killed_host_leaves_no_container(engine: Any) -> None:
     host = subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE)
     assert host.stdout is not None

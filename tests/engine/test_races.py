@@ -372,6 +372,7 @@ def gone_within(oracle: Oracle, pid: int, seconds: float) -> bool:
     return True
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("state", ["run", "idle"])
 def test_a_killed_host_leaves_nothing(oracle: Oracle, number: signal.Signals, state: str) -> None:
@@ -381,12 +382,14 @@ def test_a_killed_host_leaves_nothing(oracle: Oracle, number: signal.Signals, st
     assert gone_within(oracle, process.pid, 5)
 
 
+@pytest.mark.alone
 def test_an_interpreter_that_exits_without_close_leaves_nothing(oracle: Oracle) -> None:
     with host("sys.exit(3)") as process:
         assert process.wait(20) == 3
     assert gone_within(oracle, process.pid, 5)
 
 
+@pytest.mark.alone
 def test_a_fork_of_the_host_leaves_its_containers_alone(oracle: Oracle) -> None:
     code = """
         from dayfly import PoolClosed
@@ -416,6 +419,7 @@ def test_a_fork_of_the_host_leaves_its_containers_alone(oracle: Oracle) -> None:
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.alone
 def test_only_containers_of_dead_hosts_are_removed(oracle: Oracle, image: str, docker_host: str) -> None:
     with host("time.sleep(3600)") as living:
         theirs = {row["Id"] for row in containers(oracle, living.pid)}

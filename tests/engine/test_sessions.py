@@ -360,6 +360,7 @@ HOST = """
 """
 
 
+@pytest.mark.alone
 def test_a_killed_host_leaves_no_session(engine: Any) -> None:
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOST)], stdout=subprocess.PIPE) as host:
         assert host.stdout is not None

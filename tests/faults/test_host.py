@@ -54,6 +54,7 @@ HOSTS = """
 """
 
 
+@pytest.mark.alone
 def test_a_host_killed_at_fifty_random_points_leaves_nothing(oracle: Oracle) -> None:
     """H23. A living sibling's containers are left alone meanwhile, and what looks after the dead
     ones' ends as well."""

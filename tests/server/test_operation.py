@@ -165,6 +165,7 @@ def test_a_stop_does_not_wait_longer_than_it_should(serve: NewServer, engine: En
     assert containers_of(engine, server) == []
 
 
+@pytest.mark.alone
 def test_a_kill_under_load_leaves_nothing(serve: NewServer, engine: Engine) -> None:
     server = serve("--pool-size", "2", "--rate-per-minute", "0", "--concurrency", "0").ready()
 
