@@ -76,8 +76,8 @@ async def gone(daemon: Daemon) -> None:
 
 
 async def gone_but_for_the_forgotten(daemon: Daemon) -> None:
-    """A daemon that is killed while it starts a container knows nothing of it afterwards, and its
-    shim keeps its stdin open.
+    """A daemon that ends while it starts a container, most of all by SIGKILL, may know nothing of
+    it afterwards, and its shim keeps its stdin open.
 
     So one may be left in which nothing has run but our runner, if that, as SECURITY.md says.
     """
@@ -147,7 +147,7 @@ async def test_the_pool_is_well_soon_after_the_daemon_is_back(
                     pass
             await eventually(lambda: sandbox.stats().warm == len(daemon.containers()) == 2, 15)
             assert await answers(sandbox)
-    await (gone_but_for_the_forgotten if number is signal.SIGKILL else gone)(daemon)
+    await (gone if number is signal.SIGSTOP else gone_but_for_the_forgotten)(daemon)
 
 
 async def test_a_container_that_outlives_its_daemon_is_removed(daemon: Daemon, proxy: Proxy, image: str) -> None:
