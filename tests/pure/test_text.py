@@ -66,6 +66,12 @@ def test_prose_wraps(page: str) -> None:
     assert [line for line in prose((ROOT / page).read_text()) if len(line) > COLUMNS] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_fences_stand_alone(page: str) -> None:
+    """With text behind it, the end of a block is none, and the rest of the page is code."""
+    assert [line for line in (ROOT / page).read_text().splitlines() if re.match(r"\s*```.* ", line)] == []
+
+
 def test_comments_wrap() -> None:
     """Ruff holds those of Python. A command in a comment is indented, and may be longer."""
     long = [
