@@ -147,7 +147,8 @@ async def test_the_pool_is_well_soon_after_the_daemon_is_back(
                     pass
             await eventually(lambda: sandbox.stats().warm == len(daemon.containers()) == 2, 15)
             assert await answers(sandbox)
-    await (gone if number is signal.SIGSTOP else gone_but_for_the_forgotten)(daemon)
+    forgets = number is signal.SIGKILL or (number is signal.SIGTERM and point == "start")
+    await (gone_but_for_the_forgotten if forgets else gone)(daemon)
 
 
 async def test_a_container_that_outlives_its_daemon_is_removed(daemon: Daemon, proxy: Proxy, image: str) -> None:
