@@ -391,12 +391,13 @@ async def examine(engine: EngineAPI, *, image: str = DEFAULT_IMAGE, runtime: str
 
 
 def _versions(version: Mapping[str, Any], seen: Seen) -> list[Finding]:
-    """Judge the runtime that is used, and containerd, by what they say of their versions."""
+    """Judge the runtime that is used, and containerd, by what they say of their versions. What the
+    engine says of its own wins: this host's runc may be another one."""
     versions = {name: said for name, said in seen.host.runtime_versions.items() if name in {seen.used, "containerd"}}
     for part in version.get("Components") or []:
-        name = str(part.get("Name", "")).lower()
-        if name == "containerd" or (name == "runc" and seen.used in {"runc", "io.containerd.runc.v2"}):
-            versions.setdefault(name, str(part.get("Version", "")))
+        name, said = str(part.get("Name", "")).lower(), str(part.get("Version", ""))
+        if said and (name == "containerd" or (name == "runc" and seen.used in {"runc", "io.containerd.runc.v2"})):
+            versions[name] = said
     return [_holes(name, said) for name, said in sorted(versions.items())]
 
 

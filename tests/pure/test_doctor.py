@@ -170,16 +170,24 @@ def test_each_thing_that_is_looked_at_can_be_found_unwell() -> None:
     ],
 )
 def test_holes_of_runc_are_named_until_their_release(said: str, cves: tuple[str, ...]) -> None:
-    finding = judged("runc version", info={"DefaultRuntime": "runc"}, runtime_versions={"runc": said})
+    finding = judged("runc version", version={"Components": []}, info={"DefaultRuntime": "runc"}, runtime_versions={"runc": said})
     assert finding.level == ("warning" if cves else "ok")
     assert all(cve in finding.found for cve in cves)
     assert said in finding.found
 
 
-def test_the_engine_tells_the_version_of_runc_as_a_fallback() -> None:
-    finding = judged("runc version", version={"Components": [{"Name": "runc", "Version": "1.1.11"}]}, runtime="runc", runtime_versions={})
+@pytest.mark.parametrize("of_this_host", [{}, {"runc": "runc version 1.3.3"}])
+def test_the_engine_tells_the_version_of_its_runc(of_this_host: dict[str, str]) -> None:
+    version = {"Components": [{"Name": "runc", "Version": "1.1.11"}]}
+    finding = judged("runc version", version=version, runtime="runc", runtime_versions=of_this_host)
     assert "1.1.11" in finding.found
     assert finding.level == "warning"
+
+
+@pytest.mark.parametrize("components", [[{"Name": "runc"}], [{"Name": "runc", "Version": ""}]])
+def test_where_the_engine_does_not_tell_the_host_s_own_is_taken(components: list[dict[str, str]]) -> None:
+    finding = judged("runc version", version={"Components": components}, runtime="runc", runtime_versions={"runc": "runc version 1.1.11"})
+    assert "1.1.11" in finding.found
 
 
 @pytest.mark.parametrize(
