@@ -396,6 +396,9 @@ class _Runner:
         except OSError as error:
             raise SetUpFailed(f"{error.strerror}: {error.filename!r}") from None
         if put["last"]:
+            # Not one that an earlier program of the session has left.
+            if "main.py" not in run.writer.written:
+                raise SetUpFailed("the host has put no main.py")
             order = {name: run.wanted.pop(name) for name in ("args", "env", "open_files", "merge_stderr", "seed", "figures", "last_value")}
             order["python2"] = self.python2 if run.wanted["python"] == "2" else None
             self.order(order)

@@ -126,13 +126,15 @@ class Runner:
         assert self.next() == {"type": "next"}
         self.opened = True
 
-    def run(self, code: str | bytes, *, stdin: str | None = None, files: dict[str, bytes] | None = None, **members: Any) -> None:
-        """Hand a program over; `stdin` is base64."""
-        contents = {**(files or {}), "main.py": code.encode() if isinstance(code, str) else code}
+    def run(self, code: str | bytes | None, *, stdin: str | None = None, files: dict[str, bytes] | None = None, **members: Any) -> None:
+        """Hand a program over, or with None the files alone; `stdin` is base64."""
+        contents = files or {}
+        if code is not None:
+            contents = {**contents, "main.py": code.encode() if isinstance(code, str) else code}
         self.say({**RUN, "stdin": stdin is not None, **members})
         for path, content in contents.items():
             for start in range(0, len(content) or 1, PIECE):
-                last = path == "main.py" and start + PIECE >= len(content)
+                last = path == list(contents)[-1] and start + PIECE >= len(content)
                 self.put(path, content[start : start + PIECE], last=last)
         self.unsent = None if stdin is None else base64.b64decode(stdin)
         self.more_stdin(WINDOW)

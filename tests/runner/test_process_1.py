@@ -168,6 +168,15 @@ def test_a_file_that_cannot_be_written(path: str, start: Callable[..., Any], tmp
     assert ended.error == f"Permission denied: {path!r}"
 
 
+def test_a_run_without_a_program(start: Callable[..., Any]) -> None:
+    runner = start()
+    runner.hello()
+    runner.run(None, files={"other.py": b"print('never')"})
+    ended = runner.finish()
+    assert (ended.status, [frame["type"] for frame in ended.frames]) == (66, ["error"])
+    assert "main.py" in ended.error
+
+
 def test_the_warm_interpreter_dies(start: Callable[..., Any]) -> None:
     runner = start()
     runner.hello()

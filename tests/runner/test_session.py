@@ -412,6 +412,14 @@ def test_a_session_whose_folder_is_not_there(start: Callable[..., Any]) -> None:
     assert "/not/there" in ended.error
 
 
+def test_a_run_has_a_program_of_its_own(session: Callable[..., Any]) -> None:
+    runner = session()
+    assert runner.session_run("print(1)").stdout == b"1\n"
+    runner.run(None, files={"other.py": b""})
+    ended = runner.finish()
+    assert (ended.status, [frame["type"] for frame in ended.frames]) == (66, ["error"])
+
+
 def test_messages_and_sandbox_module_in_each_program(session: Callable[..., Any]) -> None:
     runner = session()
     for number in range(3):
