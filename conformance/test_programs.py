@@ -92,7 +92,9 @@ OWN_PEAK = "\nprint(next(line for line in open('/proc/self/status') if line.star
 
 
 @clause("run.input-memory")
-@pytest.mark.parametrize("code", ["", "import sys\nfor line in sys.stdin: pass", "import sys\nkept = sys.stdin.read()"])
+@pytest.mark.parametrize(
+    "code", ["import time; time.sleep(0.5)", "import sys\nfor line in sys.stdin: pass", "import sys\nkept = sys.stdin.read()"]
+)
 def test_input_costs_the_memory_that_the_program_keeps_of_it(box: Box, plain: PlainContainer, gvisor: bool, code: str) -> None:
     if gvisor:
         not_applicable("gVisor does not count a container's memory")
@@ -108,8 +110,8 @@ def test_input_costs_the_memory_that_the_program_keeps_of_it(box: Box, plain: Pl
 def test_unread_input_is_no_lack_of_memory(new_box: NewBox, gvisor: bool) -> None:
     if gvisor:
         not_applicable("gVisor itself needs the memory of this test")
-    answer = new_box(memory_limit_mb=30).run({"code": "print('begun')", "stdin": "x" * 3_900_000})
-    assert (answer["outcome"], answer["stdout"]) == ("ok", "begun\n")
+    answer = new_box(memory_limit_mb=30).run({"code": "import time\ntime.sleep(0.5)\nprint('ended')", "stdin": "x" * 3_900_000})
+    assert (answer["outcome"], answer["stdout"]) == ("ok", "ended\n")
 
 
 BAD_INPUT: list[dict[str, Any]] = [
