@@ -20,7 +20,7 @@ LEFT_OUT = build/left-out.txt
 KERNEL_MEMORY = tests/attacks/test_kernel_memory.py
 say = @printf '\033[1m[make]\033[0m %s\n'
 
-.PHONY: run test lint test-pure test-page test-haproxy test-crun setup clean soak test-pythons test-lowest end-tests attacks-kernel fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
+.PHONY: run test lint test-pure test-page test-haproxy test-crun setup clean soak test-pythons test-lowest end-tests attacks-kernel attacks-vm fuzz conformance conformance-matrix conformance-vm cpython-tests bench docs dist
 
 run: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/run
@@ -78,6 +78,14 @@ soak: setup
 # more.
 attacks-kernel: setup
 	@$(BIN)/pytest $(KERNEL_MEMORY) -q -s --durations=0 --durations-min=60
+
+# The same, and the attacks, on cgroup v2, in a virtual machine that qemu emulates: an hour and a
+# half.
+VM_TESTS = $(KERNEL_MEMORY) tests/attacks/test_attacks.py
+attacks-vm: setup $(VENV)/conformance
+	@conformance/engines/prepare qemu-system-x86_64 mmdebstrap
+	@$(BIN)/python -m conformance.engines.vm env DAYFLY_TEST_PATIENCE=10 DAYFLY_TEST_RUNTIMES='$(or $(RUNTIME),runc)' \
+		python3 -m pytest -p no:cacheprovider -q -s --timeout 3000 $(VM_TESTS)
 
 # The host's tests on each installed Python from 3.10 to 3.14, of which 3.14 may come from Debian;
 # and on the lowest declared dependencies.
