@@ -37,15 +37,17 @@ else:
     import tomli as tomllib
 
 PROGRAMS = Path(__file__).parent / "programs"
-GRACE = 3.0
+PATIENCE = float(os.environ.get("DAYFLY_TEST_PATIENCE", "1"))
+"""How many times slower than others this machine is: it may be an emulated one."""
+GRACE = 3.0 * PATIENCE
 """Seconds over its deadline that a run may take, on a machine that is busy with the rest of the
 suite."""
-GONE_WITHIN, GVISOR_GONE_WITHIN = 2.0, 5.0
-TRACELESS_WITHIN = 5.0
+GONE_WITHIN, GVISOR_GONE_WITHIN = 2.0 * PATIENCE, 5.0 * PATIENCE
+TRACELESS_WITHIN = 5.0 * PATIENCE
 """Seconds until the container has no process of the runtime's and no cgroup: the engine cleans
 those up after it."""
-FULL_WITHIN = 10.0
-HEAD_START = 0.3
+FULL_WITHIN = 10.0 * PATIENCE
+HEAD_START = 0.3 * PATIENCE
 """Seconds that an attack has before its neighbour starts."""
 IDLE_CONNECTIONS = 8
 """Connections to the engine that a sandbox may keep open between calls."""
@@ -144,6 +146,7 @@ def cases(runtime: str | None = None) -> dict[str, tuple[Path, Case]]:
             case = msgspec.convert({**common, **run}, Case)
             if is_gvisor(runtime):
                 case = msgspec.convert({**common, **run, **case.gvisor}, Case)
+            case.timeout_ms = round(case.timeout_ms * PATIENCE)
             name = "-".join([path.stem, *([str(number)] if run else []), *("_".join(arg.split()) for arg in case.args)])
             found[name] = path, case
     return found
@@ -259,7 +262,7 @@ class Arena:
         with ThreadPoolExecutor(1) as executor:
             attack = executor.submit(run)
             time.sleep(HEAD_START)
-            beside = self.neighbour.run((PROGRAMS / "_neighbour.py").read_text(), timeout_ms=15_000)
+            beside = self.neighbour.run((PROGRAMS / "_neighbour.py").read_text(), timeout_ms=15_000 * PATIENCE)
             assert (beside.stderr, beside.stdout, beside.outcome) == ("", "well\n", Outcome.OK)
             return attack.result()
 

@@ -6,11 +6,15 @@ at the host's own counters: none may have grown by more than 1.5 times what the 
 charged, and 8 MB. The host does other things at the same time, so each kind is made until each
 counter has kept to that twice. Of the pages that no counter names once is enough: they move with
 all that the host does.
+
+Under gVisor the objects are those of its own kernel, a process of the container. A program cannot
+tell there how much memory is left, so it is told how many to make.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import time
@@ -21,20 +25,23 @@ from pathlib import Path
 
 import pytest
 
-from dayfly import Limits, Piece, Sandbox
+from dayfly import Limits, Piece, Result, Sandbox
 from dayfly import _seccomp as seccomp
 from dayfly._spec import is_gvisor
 
 from ..conftest import Engine
-from .harness import CGROUPS, PROGRAMS
+from .harness import CGROUPS, PATIENCE, PROGRAMS
 
 pytestmark = pytest.mark.alone
 
 PROGRAM = PROGRAMS / "_kernel_objects.py"
 FACTOR, ALLOWANCE = 1.5, 8_000_000
 LOOKS = 4
+GVISOR_PROCESSES, GVISOR_OBJECTS = 4, (1_000, 200, 40, 8, 2)
+"""There, the most objects of a kind that each process makes: the first number with which the
+program comes to its end."""
 REST = "rest"
-UNCHARGED = {"tcp_unaccepted": 4.0, "tcp_reset": 20.0}
+UNCHARGED = {"tcp": 2.5, "tcp_of_ipv6": 2.5, "tcp_unaccepted": 4.0, "tcp_reset": 20.0}
 """Kinds that exceed it, with the factor that is promised for them; see "Not promised" in
 SECURITY.md. `loopback=False` shuts them."""
 ELSEWHERE = (
@@ -46,6 +53,11 @@ CHARGES = (
     ("memory.current",),
     ("memory.usage_in_bytes", "memory.kmem.tcp.usage_in_bytes"),  # of version 1, which counts the latter beside the former
 )
+
+
+def memory_mb(runtime: str) -> int:
+    """Processes cost gVisor several MB each."""
+    return 300 if is_gvisor(runtime) else 50
 
 
 def kinds() -> list[str]:
@@ -78,13 +90,18 @@ def charged(container: str) -> int:
 
 @pytest.fixture(scope="module")
 def sandbox(image: str, runtime: str) -> Iterator[Sandbox]:
-    if is_gvisor(runtime):
-        pytest.skip("the program's objects are those of gVisor's kernel, all of them in the container's memory")
-    with Sandbox(1, runtime=runtime, max_containers=1) as sandbox:
+    with Sandbox(1, memory_limit_mb=memory_mb(runtime), runtime=runtime, max_containers=1) as sandbox:
         yield sandbox
 
 
-def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] = frozenset()) -> tuple[int, dict[str, int], int]:
+class TooMany(Exception):
+    """The program was killed at its memory limit, or was out of time, before it had made so
+    many."""
+
+
+def measure(
+    sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] = frozenset(), most: int | None = None
+) -> tuple[int, dict[str, int], int]:
     """How many were made, by how much the host's counters grew, and what the container was charged
     for in that time. The processes that make them are there before that."""
     while sandbox.stats().warm == 0:
@@ -93,13 +110,16 @@ def measure(sandbox: Sandbox, engine: Engine, kind: str, others: frozenset[str] 
 
     def look() -> tuple[float, dict[str, int], int]:
         piece = next(pieces)
+        if most is not None and isinstance(piece, Result):
+            raise TooMany
         assert isinstance(piece, Piece) and piece.stream == "stdout", piece
         return float(piece.text), host(), charged(container)
 
-    with closing(sandbox.stream(PROGRAM.read_text(), args=[kind], timeout_ms=60_000)) as pieces:  # type: ignore[type-var]
+    args, timeout_ms = ([kind], 60_000 * PATIENCE) if most is None else ([kind, str(GVISOR_PROCESSES), str(most)], 15_000)
+    with closing(sandbox.stream(PROGRAM.read_text(), args=args, timeout_ms=timeout_ms)) as pieces:  # type: ignore[type-var]
         begin, before, charged_before = look()
-        if time.monotonic() > begin:  # the host was too busy to look in time
-            return measure(sandbox, engine, kind, others)
+        if time.time() > begin:  # the host was too busy to look in time
+            return measure(sandbox, engine, kind, others, most)
         count, after, charged_after = look()
         return int(count), {name: after[name] - before[name] for name in after}, charged_after - charged_before
 
@@ -121,12 +141,21 @@ def excess(kind: str, grown: dict[str, int], charge: int) -> dict[str, int]:
     return {name: value for name, value in grown.items() if value > UNCHARGED.get(kind, FACTOR) * charge + ALLOWANCE}
 
 
+def as_many_as_fit(sandbox: Sandbox, runtime: str, engine: Engine, kind: str) -> tuple[int, dict[str, int], int]:
+    if is_gvisor(runtime):
+        for most in GVISOR_OBJECTS:
+            with contextlib.suppress(TooMany):
+                return measure(sandbox, engine, kind, most=most)
+        pytest.fail(f"{kind}: no {GVISOR_OBJECTS[-1]} of them fit into {memory_mb(runtime)} MB")
+    return measure(sandbox, engine, kind)
+
+
 @pytest.mark.parametrize("kind", kinds())
-def test_what_the_kernel_holds_is_charged(sandbox: Sandbox, engine: Engine, kind: str) -> None:
+def test_what_the_kernel_holds_is_charged(sandbox: Sandbox, runtime: str, engine: Engine, kind: str) -> None:
     seen: list[str] = []
     over: Counter[str] = Counter()
     while len(seen) < LOOKS:
-        count, grown, charge = measure(sandbox, engine, kind)
+        count, grown, charge = as_many_as_fit(sandbox, runtime, engine, kind)
         row = [kind.replace("_", " "), f"{count:,}", *(f"{value / 1e6:.1f}" for value in (charge, *grown.values()))]
         print("|", " | ".join(row), "|")  # noqa: T201 - the table that `make attacks-kernel` shows
         seen.append(f"{count:,}: charged {charge:,} bytes, the host has {grown}")
@@ -137,15 +166,17 @@ def test_what_the_kernel_holds_is_charged(sandbox: Sandbox, engine: Engine, kind
     pytest.fail(f"{kind}: {over} of {seen}")
 
 
-def test_the_measure_itself_is_charged_little(sandbox: Sandbox, engine: Engine) -> None:
+def test_the_measure_itself_is_charged_little(sandbox: Sandbox, runtime: str, engine: Engine) -> None:
     """What the processes are charged for themselves would hide objects that nobody is charged
     for."""
-    _, _, charge = measure(sandbox, engine, "nothing")
+    _, _, charge = as_many_as_fit(sandbox, runtime, engine, "nothing")
     assert charge < 2_000_000
 
 
 @pytest.mark.parametrize("kind", UNCHARGED)
 def test_without_loopback_there_is_none_of_it(sandbox: Sandbox, runtime: str, engine: Engine, kind: str) -> None:
+    if is_gvisor(runtime):
+        pytest.skip("gVisor's loopback is in its own kernel, out of the filter's reach, and charged: see above")
     others = idle(sandbox, engine)
     with Sandbox(1, runtime=runtime, max_containers=1, limits=Limits(loopback=False)) as closed:
         count, _, _ = measure(closed, engine, kind, others)
@@ -154,6 +185,8 @@ def test_without_loopback_there_is_none_of_it(sandbox: Sandbox, runtime: str, en
 
 def test_the_probe_can_tell(sandbox: Sandbox, runtime: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack that this was written for, with its mend taken out of the filter: it is found."""
+    if is_gvisor(runtime):
+        pytest.skip("gVisor's kernel has no access lists")
     profile = json.loads(seccomp.profile())
     for call in profile["syscalls"]:
         if "setxattr" in call["names"]:

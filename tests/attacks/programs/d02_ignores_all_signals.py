@@ -1,6 +1,7 @@
 # covers = ["D2", "A2"]
 # outcomes = ["timeout"]
 # timeout_ms = 1200
+# gvisor = { outcomes = ["timeout", "out_of_memory"] }
 """Sessions and groups of their own, every signal blocked and ignored."""
 
 import os

@@ -1,6 +1,7 @@
 # covers = ["K3"]
 # outcomes = ["ok"]
 # neighbour = true
+# gvisor = { outcomes = ["ok", "error"] }
 """Flush the host's disk through whatever lies on it, by every call: the engine's own files, the image, its folders."""
 
 import mmap

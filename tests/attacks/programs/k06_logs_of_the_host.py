@@ -1,6 +1,6 @@
 # covers = ["K6"]
 # outcomes = ["ok"]
-# gvisor = { outcomes = ["ok", "error"] }
+# gvisor = { outcomes = ["ok", "error", "signal"] }
 """Filters of one's own, whose verdicts the host writes into its log, and whose code fills the host's space for compiled filters."""
 
 import ctypes
