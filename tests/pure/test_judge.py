@@ -94,6 +94,14 @@ for _ in range(200):
         (lambda: check_cases([], []), "from 1 to"),
         (lambda: check_cases(["a"], []), "must hold Case"),  # type: ignore[list-item]
         (lambda: check_cases([Case()], [Group("a"), Group("a")]), "there twice"),
+        (lambda: Group("a", require=5), "not a int"),  # type: ignore[arg-type]
+        (lambda: Case(call="f"), "call must be Call or None, not str"),  # type: ignore[arg-type]
+        (lambda: Case(limits=5), "limits must be CaseLimits or None, not int"),  # type: ignore[arg-type]
+        (lambda: Case(stdin=0), "stdin must be str or None, not int"),  # type: ignore[arg-type]
+        (lambda: Case(expected_bytes=5), "expected_bytes must be bytes or None, not int"),  # type: ignore[arg-type]
+        (lambda: Case(checker="floats"), "a Checker or a function, not str"),  # type: ignore[arg-type]
+        (lambda: check_cases([Case()], ["a"]), "groups must be a sequence of Group"),  # type: ignore[list-item]
+        (lambda: check_cases([Case(group="a")], [Group("a", require=["a"])]), "come before"),
         (lambda: check_cases([Case()], [Group("a", require=["b"])]), "has no cases"),
         (lambda: check_cases([Case(group="a"), Case(group="b")], [Group("a", require=["b"])]), "come before"),
         (lambda: check_checkers([Case(call=Call("f"))], Tokens()), "use Json or SetEq"),

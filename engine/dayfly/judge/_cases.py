@@ -135,6 +135,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
         if type(self.expected) is bytes:
             msgspec.structs.force_setattr(self, "expected_bytes", self.expected)
             msgspec.structs.force_setattr(self, "expected", UNSET)
+        for name, kind in (("stdin", str), ("stdin_bytes", bytes), ("expected_bytes", bytes), ("call", Call), ("limits", CaseLimits)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"a case's {name} must be {kind.__name__} or None, not {type(value).__name__}")
+        check_checker(self.checker)
         for name in ("name", "group"):
             value = getattr(self, name)
             if type(value) is not str or len(value) > NAME_LENGTH or not value.isprintable():
@@ -239,12 +244,18 @@ class Group(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     """With all and min; None: the sum of its cases' points."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.require, str):
-            raise TypeError("require must be a sequence of names, not a str")
+        if isinstance(self.require, str) or not isinstance(self.require, Sequence):
+            raise TypeError(f"require must be a sequence of names, not a {type(self.require).__name__}")
         if self.score not in ("all", "sum", "min"):
             raise ValueError(f"a group's score must be 'all', 'sum' or 'min', not {self.score!r:.80}")
         if self.points is not None:
             number("points", self.points, least=0, most=1e9)
+
+
+def check_checker(checker: Any) -> None:
+    """TypeError for what is not a checker."""
+    if checker is not None and not isinstance(checker, Checker) and not callable(checker):
+        raise TypeError(f"a checker must be a Checker or a function, not {type(checker).__name__}")
 
 
 def check_cases(cases: Sequence[Case], groups: Sequence[Group]) -> None:
@@ -255,6 +266,8 @@ def check_cases(cases: Sequence[Case], groups: Sequence[Group]) -> None:
         raise ValueError(f"there are {len(cases):,} cases; from 1 to {MAX_CASES:,} are allowed")
     if wrong := [case for case in cases if not isinstance(case, Case)]:
         raise TypeError(f"cases must hold Case, not {type(wrong[0]).__name__}")
+    if isinstance(groups, (str, bytes)) or not isinstance(groups, Sequence) or not all(isinstance(group, Group) for group in groups):
+        raise TypeError(f"groups must be a sequence of Group, not {groups!r:.80}")
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
         raise ValueError(f"the group {next(name for name in names if names.count(name) > 1)!r:.80} is there twice")
@@ -267,7 +280,7 @@ def check_cases(cases: Sequence[Case], groups: Sequence[Group]) -> None:
         for other in group.require:
             if other not in last:
                 raise ValueError(f"the group {group.name!r:.80} requires {other!r:.80}, which has no cases")
-            if last[other] > first.get(group.name, len(cases)):
+            if other == group.name or last[other] > first.get(group.name, len(cases)):
                 raise ValueError(f"the group {group.name!r:.80} requires {other!r:.80}, whose cases must all come before its own")
 
 

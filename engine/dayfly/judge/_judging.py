@@ -28,7 +28,7 @@ from dayfly._messages import Request
 from dayfly._result import NO_VALUE, Outcome, Result
 from dayfly._session import AsyncSession
 
-from ._cases import Case, CaseLimits, Group, check_cases, check_checkers
+from ._cases import Case, CaseLimits, Group, check_cases, check_checker, check_checkers
 from ._checkers import FEEDBACK, Answer, Checker, Json, Tokens, visible
 from ._plan import Plan, Stop
 from ._programs import NOT_PYTHON, Interactor, Program, may_be_invalid, returned, submission_job, syntax_job
@@ -124,13 +124,14 @@ class Judging:
         max_seconds: float | None = None,
         keep_output: int | None = KEPT_OUTPUT,
     ) -> None:
+        if limits is not None and not isinstance(limits, CaseLimits):
+            raise TypeError(f"limits must be CaseLimits or None, not {type(limits).__name__}")
         if isinstance(cases, Cases):
             checker = cases.checker if checker is None else checker
             groups, limits = groups or cases.groups, (limits or CaseLimits()).over(cases.limits or CaseLimits())
             cases = cases.cases
         check_cases(cases, groups)
-        if checker is not None and not isinstance(checker, Checker) and not callable(checker):
-            raise TypeError(f"a checker must be a Checker or a function, not {type(checker).__name__}")
+        check_checker(checker)
         check_checkers(cases, checker if isinstance(checker, Checker) else None)
         if stop not in ("first", "group", None):
             raise ValueError(f"stop must be 'first', 'group' or None, not {stop!r:.80}")
