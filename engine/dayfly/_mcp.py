@@ -33,8 +33,7 @@ from mcp.types import (
     Tool,
     ToolAnnotations,
 )
-from msgspec import UNSET
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ._errors import DayflyError, SessionLost
 from ._job import Job
@@ -68,6 +67,8 @@ MOST_FAILURES = 10
 
 class TestCase(BaseModel):
     """A case: input and expected output, or a call of a function and the expected value."""
+
+    model_config = ConfigDict(extra="forbid")
 
     stdin: str = ""
     expected_output: str | None = None
@@ -198,6 +199,14 @@ class _Server(MCPServer[Any]):
         texts = {"run_python": told.of_run_python(), "run_python_tests": told.of_run_python_tests()}
         return [tool.model_copy(update={"description": texts[tool.name]}) for tool in await super().list_tools()]
 
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """See MCPServer, which drops arguments that the tool has not."""
+        for tool in await super().list_tools():
+            known = tool.input_schema.get("properties", {})
+            if tool.name == name and (unknown := [argument for argument in arguments if argument not in known]):
+                raise ToolError(f"{name} has no argument {unknown[0]!r:.80}; it has {', '.join(known)}")
+        return await super().call_tool(name, arguments, context)
+
 
 def server(run: Run, judge: Judge, *, facts: Callable[[], Awaitable[Facts]], max_seconds: float) -> MCPServer[Any]:
     """Return an MCP server with the tools `run_python` and `run_python_tests`."""
@@ -238,7 +247,7 @@ def server(run: Run, judge: Judge, *, facts: Callable[[], Awaitable[Facts]], max
         ctx: Context[Any, Any],
     ) -> Annotated[CallToolResult, TestOutput]:
         with _failures():
-            told = await judge(code, [_case(case) for case in cases], ctx)
+            told = await judge(code, [_case(number, case) for number, case in enumerate(cases, 1)], ctx)
         if told.verdict is Verdict.JUDGE_ERROR:
             raise MCPError(INTERNAL_ERROR, "the sandbox failed while it judged")
         return test_answer(told)
@@ -258,10 +267,15 @@ def _failures() -> Iterator[None]:
         raise MCPError(INTERNAL_ERROR, f"the sandbox failed: {type(error).__name__}") from error
 
 
-def _case(case: TestCase) -> Case:
-    if case.function is not None:
+def _case(number: int, case: TestCase) -> Case:
+    """Return the case. ValueError if it does not say what is expected: it would be accepted,
+    whatever the program prints."""
+    given = case.model_fields_set
+    if case.function is not None and "expected" in given and case.expected_output is None:
         return Case(stdin=case.stdin, call=Call(case.function, case.args), expected=case.expected)
-    return Case(stdin=case.stdin, expected=UNSET if case.expected_output is None else case.expected_output)
+    if case.expected_output is not None and not given & {"function", "args", "expected"}:
+        return Case(stdin=case.stdin, expected=case.expected_output)
+    raise ValueError(f"case {number} needs expected_output; or function and expected, and no expected_output")
 
 
 def test_answer(told: JudgeResult) -> CallToolResult:

@@ -203,8 +203,13 @@ def test_a_model_tests_its_code(talk: Callable[[Use], None]) -> None:
         told = await client.call_tool("run_python_tests", {"code": "def f(x", "cases": calls})
         assert text(told).startswith("compile_error: 0 of 1 cases passed.\n")
         assert "SyntaxError" in text(told)
-        told = await client.call_tool("run_python_tests", {"code": "1", "cases": [{"function": "no name"}]})
-        assert told.is_error
+        told = await client.call_tool("run_python_tests", {"code": "1", "cases": [{"function": "no name", "expected": 1}]})
+        assert told.is_error and "no name" in text(told)
+        for case in ({}, {"stdin": "1", "expected": "1"}, {"function": "f", "expected_output": "1"}, {"function": "f"}, {"nope": 1}):
+            told = await client.call_tool("run_python_tests", {"code": "print(5)", "cases": [cases[0], case]})
+            assert told.is_error and ("case 2 needs" in text(told) or "nope" in text(told))
+        told = await client.call_tool("run_python", {"code": "1", "timeout_ms": 5})
+        assert told.is_error and "run_python has no argument 'timeout_ms'; it has code, stdin" in text(told)
 
     talk(use)
 
@@ -267,6 +272,9 @@ def test_without_a_key_pages_of_other_sites_get_nothing(mcp: Server) -> None:
             refused = http.post("/mcp", json=LIST, headers=headers)
             assert (refused.status_code, refused.json()["type"]) == (403, f"/problems/{slug}")
         assert http.post("/mcp", content=msgspec.json.encode(LIST), headers={"Content-Type": "text/plain"}).status_code == 415
+        for method in ("GET", "DELETE", "PUT"):
+            answer = http.request(method, "/mcp", headers={"Accept": "text/event-stream"})
+            assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
 
 def test_with_a_key_only_allowed_hosts_are_served(serve: NewServer, tmp_path: Path) -> None:
@@ -294,6 +302,14 @@ def test_with_a_key_only_allowed_hosts_are_served(serve: NewServer, tmp_path: Pa
 def test_without_the_option_there_is_nothing(serve: NewServer) -> None:
     with serve("--pool-size", "1").ready().client() as client:
         assert client.post("/mcp", json={}).status_code == 404
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "9999"])
+def test_the_most_time_must_make_sense(value: str) -> None:
+    command = [sys.executable, "-m", "dayfly", "mcp", "--max-timeout-ms", value]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "--max-timeout-ms must be a finite number from 10,000" in done.stderr
 
 
 def test_a_stdio_server_without_an_engine_says_why(image: str, tmp_path: Path) -> None:
@@ -357,7 +373,7 @@ def test_an_engine_that_fails_is_a_protocol_error(error: Exception) -> None:
             with pytest.raises(MCPError, match=f"^the sandbox failed: {type(error).__name__}$"):  # and nothing of the engine
                 await client.call_tool("run_python", {"code": ""})
             with pytest.raises(MCPError, match="the sandbox failed while it judged"):
-                await client.call_tool("run_python_tests", {"code": "", "cases": [{}]})
+                await client.call_tool("run_python_tests", {"code": "", "cases": [{"expected_output": ""}]})
 
     asyncio.run(use())
 

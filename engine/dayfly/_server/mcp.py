@@ -14,6 +14,8 @@ from typing import Any
 import anyio
 import msgspec
 from litestar import asgi
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
 from litestar.types import Receive, Scope, Send
 from mcp import MCPError
 from mcp.server.transport_security import TransportSecuritySettings
@@ -104,8 +106,6 @@ class Mcp:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """See ASGI."""
         app, context = app_context(scope), request_context(scope)
-        if scope["method"] != "POST":
-            raise Problem(405, "method-not-allowed", "The resource has no such method", "only POST is served", headers={"Allow": "POST"})
         assert context.key is not None
         sending: Any = send  # the same thing, by another framework's types
         with gone_noted(context), app.bodies.hold(context.key.name) as take:
@@ -143,10 +143,20 @@ def _again(body: bytes) -> Any:
     return receive
 
 
+def _require_post(
+    connection: ASGIConnection[Any, Any, Any, Any],
+    handler: BaseRouteHandler,  # noqa: ARG001
+) -> None:
+    """Refuse GET before all else: by its status a client knows that there is no stream to listen
+    to."""
+    if connection.scope.get("method") != "POST":
+        raise Problem(405, "method-not-allowed", "The resource has no such method", "only POST is served", headers={"Allow": "POST"})
+
+
 def handler(mcp: Mcp) -> Any:
     """Return the route."""
 
-    @asgi(PATH, guards=[require_key, require_json], copy_scope=False)
+    @asgi(PATH, guards=[_require_post, require_key, require_json], copy_scope=False)
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         await mcp(scope, receive, send)
 
