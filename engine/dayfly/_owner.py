@@ -131,8 +131,8 @@ def event_loop() -> object:
     if trio is not None:
         try:
             trio.lowlevel.current_task()
-        except RuntimeError:
-            pass
+        except (RuntimeError, AttributeError):
+            pass  # it does not run here; or another thread is just importing it
         else:
             token: object = trio.lowlevel.current_trio_token()
             return token

@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -245,6 +246,13 @@ async def test_the_loop_is_the_same_in_every_task() -> None:
 def test_outside_of_a_loop_it_is_an_error() -> None:
     with pytest.raises(RuntimeError):
         event_loop()
+
+
+async def test_a_module_that_another_thread_is_importing_is_not_asked(monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        return
+    monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
+    assert event_loop() is asyncio.get_running_loop()
 
 
 @pytest.mark.parametrize("end", ["", "raise KeyError('a fault')"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -17,6 +18,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from dayfly._endpoint import resolve
+from dayfly._server.config import Config
+from dayfly._server.service import Service
+from dayfly._server.tracing import Tracing
 
 from ..conftest import Engine
 from .conftest import NewServer, Server, key_new, wait_for
@@ -153,6 +159,22 @@ asyncio.run(asyncio.wait_for(main(), 30))
     assert done.stdout == "the sandbox cannot be started\n"
     for name in ("MemoryError", "KeyError", "OSError"):
         assert f"\n{name}: " in done.stderr  # each with its traceback
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_stop_is_not_lost_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        async def initialize(self) -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise AttributeError("in place of the cancellation") from None
+
+    monkeypatch.setattr(Config, "sandbox", lambda *_: Broken())
+    one = Service(Config(), Tracing(wanted=False), resolve("unix:///x"))
+    one.start()
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(one.stop(), 5)
 
 
 def test_a_dead_keep_up_task_ends_the_process(image: str) -> None:

@@ -100,6 +100,7 @@ class Service:
         self._alive = 0.0
         """When a container was last seen warm or at work."""
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._turns = Turns(
             config.slots,
             max_waiting=config.max_waiting,
@@ -118,6 +119,7 @@ class Service:
         """End what still runs, and remove every container. Bounded in time by the sandbox's own
         bound."""
         self._reason = "the server is stopping"
+        self._stopping = True
         if self._task is not None:
             self._task.remove_done_callback(self._died)
             self._task.cancel()
@@ -143,6 +145,8 @@ class Service:
             else:
                 await self._serve(sandbox)
                 log.warning("the sandbox has ended by itself, and is started again")
+            if self._stopping:  # what has ended the sandbox came in place of the cancellation
+                return
             if time.monotonic() - began > LONGEST_PAUSE + pause:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause)
