@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from ._limits import MAX_TIMEOUT_MS, Limits, number
 from ._messages import MAX_FILES, MAX_PATTERNS, PATH_BYTES, RUN_SIZE, Request, Run, encode, path_problem
+from ._result import has_finite_numbers
 
 if TYPE_CHECKING:
     from typing import Unpack  # from 3.11 on; no run-time code reads the annotation
@@ -256,6 +257,8 @@ def request(job: Job, limits: Limits, *, timeout_ms: float, python: str, clean: 
 
     `clean` is for a session: what earlier programs left in the working files is wiped first.
     """
+    if not isinstance(clean, bool):
+        raise TypeError(f"clean must be True or False, not {clean!r:.80}")
     source = job.source
     if len(source) > limits.code_bytes:
         raise ValueError(f"code is {len(source):,} bytes in UTF-8; the limit (code_bytes) is {limits.code_bytes:,}")
@@ -373,9 +376,13 @@ def _text(what: str, value: Any, *, nul: bool = False) -> None:
 def _json(data: Any) -> str:
     if isinstance(data, msgspec.Raw):  # JSON text already: checked, and never built
         try:
-            return msgspec.json.format(bytes(data), indent=-1).decode()
+            encoded = msgspec.json.format(bytes(data), indent=-1)
+            text = encoded.decode()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"data is not valid JSON: {error}") from None
+        if not has_finite_numbers(encoded):
+            raise ValueError("data has a number that is out of range")
+        return text
     try:
         text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         text.encode()

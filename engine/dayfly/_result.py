@@ -220,8 +220,11 @@ def is_json(data: bytes) -> bool:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    if data.count(b"[") + data.count(b"{") > MESSAGE_DEPTH and _is_deep(data):
-        return False
+    return not (data.count(b"[") + data.count(b"{") > MESSAGE_DEPTH and _is_deep(data)) and has_finite_numbers(data)
+
+
+def has_finite_numbers(data: bytes) -> bool:
+    """Whether Python can read each number of valid JSON. It builds no value."""
     bare = without_strings(data)
     # Searching for _HUGE is slow; what it needs is found fast.
     if _DIGIT_RUN in bare.translate(_DIGITS) or _EXPONENT.search(bare):

@@ -48,6 +48,10 @@ def test_files_are_kept_and_wiped_when_asked(session: Session) -> None:
     wiped = session.run("import os; print(os.listdir(), os.listdir('/tmp'))", clean=True)
     assert wiped.stdout == "['main.py'] []\n"
     assert session.runs == 3
+    for clean in ("no", None, 5):
+        with pytest.raises(TypeError, match="clean must be True or False"):
+            session.run("pass", clean=clean)  # type: ignore[arg-type]
+    assert session.run("print(4)").stdout == "4\n"
 
 
 def test_each_program_is_a_fresh_process(session: Session) -> None:
@@ -411,7 +415,7 @@ def test_stats_count_the_sessions_that_have_a_container(sandbox: Sandbox) -> Non
             time.sleep(0.02)
 
     until(0)
-    idle, full = sandbox.session(idle_seconds=0.3), sandbox.session(max_runs=1)
+    idle, full = sandbox.session(idle_seconds=2), sandbox.session(max_runs=1)
     idle.open()
     full.open()
     assert sandbox.stats().sessions == 2

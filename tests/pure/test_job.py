@@ -616,6 +616,18 @@ def test_data_that_is_json_text_is_passed_on_without_being_built() -> None:
     for bad in (b"{", b"", b"1 2", b"[" * 100_000):
         with pytest.raises(ValueError, match="data is not valid JSON"):
             request(Job(code="", data=msgspec.Raw(bad)), Limits(), timeout_ms=1, python="3")
+    for large in (b"1e400", b'[{"a": -1E+999}]', b"9" * 4_301, b"9" * 400 + b".5", b'["1e400\\"", 1.5e309]'):
+        with pytest.raises(ValueError, match="data has a number that is out of range"):
+            request(Job(code="", data=msgspec.Raw(large)), Limits(), timeout_ms=1, python="3")
+    for fits in (
+        b"1e308",
+        b"1e-999",
+        b"9" * 4_300,
+        b'"1e400"',
+        b'["\\"1e400", "' + b"9" * 5_000 + b'", 0.1e309]',
+        b"-" + b"9" * 300 + b".5",
+    ):
+        json.loads(dict(request(Job(code="", data=msgspec.Raw(fits)), Limits(), timeout_ms=1, python="3").files)["data.json"])
 
 
 @pytest.mark.parametrize(
