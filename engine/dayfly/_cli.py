@@ -44,7 +44,8 @@ from . import _orphans as orphans
 from ._engine_api import EngineAPI
 from ._errors import DayflyError
 from ._job import UNSET, Job
-from ._limits import MAX_RUN_BYTES, Limits
+from ._limits import MAX_RUN_BYTES, MAX_TIMEOUT_MS, Limits
+from ._limits import number as check_number
 from ._names import DEFAULT_IMAGE, DEFAULT_IMAGE_PYTHON2, DEFAULT_IMAGE_SCIENCE
 from ._result import Outcome, Piece, Result
 from ._sandbox import AsyncSandbox
@@ -373,7 +374,7 @@ def judge(
     wall_ms: Annotated[float | None, typer.Option(help="Milliseconds of wall time for each case.", show_default="10000")] = None,
     memory_mb: Annotated[float, typer.Option(help="Memory in 10^6 bytes, files in /tmp included.")] = 256,
     stop: Annotated[Stop | None, typer.Option(help="Skip what is behind the first failure, or the rest of its group.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Containers that share the cases.", show_default="one for each processor")] = 0,
+    concurrency: Annotated[int | None, typer.Option(help="Containers that share the cases.", show_default="one for each processor")] = None,
     preload: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Imported before each case; may be repeated.")] = None,
     limit: LimitFields = None,
     image: RunnerImage = DEFAULT_IMAGE,
@@ -392,7 +393,7 @@ def judge(
 
     with _told(FAILED):
         wanted, code = _cases(cases), _read(submission)
-        workers = min(concurrency or os.cpu_count() or 1, len(wanted))
+        workers = min((os.cpu_count() or 1) if concurrency is None else concurrency, len(wanted))
         options: Any = {"checker": _checker(checker), "stop": None if stop is None else stop.value, "concurrency": workers}
         options["limits"] = CaseLimits(cpu_ms=cpu_ms, wall_ms=wall_ms)
         sandbox = Sandbox(
@@ -484,6 +485,7 @@ def mcp(
         sys.exit(f"dayfly: this needs {missing.name}, which is not installed: pip install 'dayfly[mcp]'")
     with _told(FAILED):
         sandbox = AsyncSandbox(pool_size, timeout_ms, memory_mb, image=image, runtime=runtime, docker_host=docker_host, preload=preload)
+        check_number("--max-timeout-ms", max_timeout_ms, least=sandbox.timeout_ms, most=MAX_TIMEOUT_MS)
         _mcp.main(sandbox, max_seconds=max_timeout_ms / 1_000, keep_files=keep_files)
 
 

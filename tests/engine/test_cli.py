@@ -720,6 +720,7 @@ def test_a_compile_error_shows_what_python_says(dayfly_: Dayfly, problem: Path) 
         (["--cases", "{}/right.py"], "does not hold cases"),
         (["--cases", "{}", "--cpu-ms", "0"], "cpu_ms must be"),
         (["--cases", "{}", "--concurrency", "-1"], "pool_size must be"),
+        (["--cases", "{}", "--concurrency", "0"], "pool_size must be"),
     ],
 )
 def test_what_cannot_be_judged_is_said_on_one_line(dayfly_: Dayfly, problem: Path, arguments: list[str], says: str) -> None:

@@ -152,7 +152,8 @@ def test_the_memory_of_a_set_is_not_underrated(item: str) -> None:
     [
         ({"cases": {"cases": CASES}}, 422, "give one of code and codeBytes"),
         ({"code": "1", "codeBytes": "MQ==", "cases": {"cases": CASES}}, 422, "give one of code and codeBytes"),
-        ({"code": "1"}, 404, "there are no cases with this id"),
+        ({"code": "1"}, 422, "give one of cases and caseSet"),
+        ({"code": "1", "caseSet": ""}, 404, "there are no cases with this id"),
         ({"code": "1", "cases": {"cases": CASES}, "caseSet": "x"}, 422, "give one of cases and caseSet"),
         ({"code": "1", "cases": {"cases": []}}, 422, "from 1 to 10,000"),
         ({"code": "1", "cases": {"cases": [{"stdin": 1}]}}, 422, "stdin"),

@@ -75,6 +75,8 @@ def test_flag_over_environment_over_file(tmp_path: Path) -> None:
         ('allowed_networks = ["10.0.0.1/8"]', "allowed_networks: 10.0.0.1/8 has host bits set"),
         ("timeout_ms = 70000", "timeout_ms (70000) is more than max_timeout_ms (60000)"),
         ("pool_size = 4\nmax_containers = 3", "max_containers (3) is less than pool_size (4)"),
+        ('allowed_hosts = ["sandbox.example:8000"]', "allowed_hosts: 'sandbox.example:8000' is not a name or an address without a port"),
+        ('allowed_hosts = ["https://sandbox.example"]', "allowed_hosts: 'https://sandbox.example' is not a name"),
         ('host = "0.0.0.0"', "not a loopback address and there is no key"),
         ('host = "example.org"', "not a loopback address and there is no key"),
         ('preload = ["os", "a b"]', "preload has 'a b', which is not the name of a module"),

@@ -245,6 +245,8 @@ def _job(request: Any, max_timeout_ms: float) -> Job:
     check_time("timeoutMs", request.timeout_ms, max_timeout_ms)
     check_time("cpuLimitMs", getattr(request, "cpu_limit_ms", None), max_timeout_ms)
     values = {name: getattr(request, name) for name in _JOB_FIELDS if hasattr(request, name)}
+    if values.get("code") is None and values.get("code_bytes") is None:
+        raise Problem(400, "no-code", "There is no code", "give one of code and codeBytes")
     if values["data"] is not UNSET:
         values["data"] = msgspec.Raw(_compacted(bytes(values["data"])))
     try:

@@ -15,6 +15,7 @@ environment, and takes `port = true` for 1.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -36,6 +37,7 @@ from dayfly._limits import (
 from dayfly._names import DEFAULT_IMAGE
 
 ENVIRONMENT = "DAYFLY_SERVE_"
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^][:/@,\s]+")
 LIMITS = "limits_"
 JSON_GROWTH = 6
 """Bytes that JSON may take for one byte of UTF-8: `\\u0001`."""
@@ -133,6 +135,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         networks("allowed_networks", self.allowed_networks)
         networks("trusted_proxies", self.trusted_proxies)
+        for host in self.allowed_hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    f"allowed_hosts: {host!r:.80} is not a name or an address without a port, such as sandbox.example or [::1]"
+                )
         if self.timeout_ms > self.max_timeout_ms:
             raise ValueError(f"timeout_ms ({self.timeout_ms:g}) is more than max_timeout_ms ({self.max_timeout_ms:g})")
         if self.max_containers is not None and self.max_containers < self.pool_size:

@@ -101,7 +101,9 @@ class JudgeAnswer:
             body = await bodies.read(scope, receive, app.config.max_request_bytes, take)
             most_ms = app.config.max_timeout_ms
             wanted: JudgeRequest = await bodies.decode(judge_decoder, body, most_values=MOST_VALUES, max_timeout_ms=most_ms)
-            cases = wanted.cases or app.case_sets.find(context.key.name, wanted.case_set or "")
+            _one_of_each(wanted)
+            cases = app.case_sets.find(context.key.name, wanted.case_set) if wanted.case_set is not None else wanted.cases
+            assert cases is not None
             code, options = await off_loop(len(cases), _checked, wanted, cases, app.config)
             context.read = True
             context.notes |= {"code_bytes": len(code), "cases": len(cases)}
@@ -129,13 +131,17 @@ class JudgeAnswer:
         await stream(context, send, start, last)
 
 
+def _one_of_each(wanted: JudgeRequest) -> None:
+    """Problem if there is no submission, or no cases, or two."""
+    if (wanted.code is None) == (wanted.code_bytes is None):
+        raise invalid("give one of code and codeBytes")
+    if (wanted.cases is None) == (wanted.case_set is None):
+        raise invalid("give one of cases and caseSet")
+
+
 def _checked(wanted: JudgeRequest, cases: Cases, config: Config) -> tuple[bytes, dict[str, Any]]:
     """Return the code, and the options of Service.judge. Problem for what this server does not
     give."""
-    if (wanted.code is None) == (wanted.code_bytes is None):
-        raise invalid("give one of code and codeBytes")
-    if wanted.cases is not None and wanted.case_set is not None:
-        raise invalid("give one of cases and caseSet")
     if wanted.stop not in ("first", "group", None):
         raise invalid(f"stop must be 'first', 'group' or null, not {wanted.stop!r:.80}")
     if not 1 <= wanted.concurrency <= 1_000:
