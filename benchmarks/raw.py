@@ -109,9 +109,13 @@ class DoNothing:
         profile = spec.Profile(image_id=image, limits=Limits(), runtime=runtime, labels={LABEL: "1"})
         self._blueprint = spec.Blueprint(profile)
 
+    def create(self, engine: Engine) -> str:
+        """Create: the container's id."""
+        return create(engine, {**self._blueprint.body(next(_uids)), "Entrypoint": self._command})
+
     def make(self, engine: Engine) -> socket.socket:
         """Create, attach, start: the container's stream."""
-        return make(engine, {**self._blueprint.body(next(_uids)), "Entrypoint": self._command})
+        return start(engine, self.create(engine))
 
     def single_use(self, engine: Engine) -> None:
         """One container's life: made, used for one frame, ended, and removed by the engine."""
@@ -119,11 +123,20 @@ class DoNothing:
 
 
 def make(engine: Engine, body: dict[str, Any]) -> socket.socket:
-    """Create, attach, start: the container's stream. Its name is that of its uid."""
+    """Create, attach, start: the container's stream."""
+    return start(engine, create(engine, body))
+
+
+def create(engine: Engine, body: dict[str, Any]) -> str:
+    """Create: the container's id. Its name is that of its uid."""
     status, answer = engine.call("POST", f"/containers/create?name=dayfly-{body['User'].partition(':')[0]}", json.dumps(body).encode())
     if status != 201:
         raise RuntimeError(f"create: the engine answered {status}: {answer[:200]!r}")
-    container = json.loads(answer)["Id"]
+    return str(json.loads(answer)["Id"])
+
+
+def start(engine: Engine, container: str) -> socket.socket:
+    """Attach, start: the container's stream."""
     stream = engine.attach(container)
     status, answer = engine.call("POST", f"/containers/{container}/start")
     if status != 204:
