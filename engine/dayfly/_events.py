@@ -40,6 +40,9 @@ class Fold:
     """Makes the Pieces and the Result of a run's events, and calls back on the way."""
 
     def __init__(self, on_output: OnOutput | None = None, on_start: Callable[[], None] | None = None) -> None:
+        for name, call in (("on_output", on_output), ("on_start", on_start)):
+            if call is not None and not callable(call):
+                raise TypeError(f"{name} must be callable or None, not {type(call).__name__}")
         self._recorder = Recorder()
         self._on_output = on_output
         self._on_start = on_start

@@ -399,6 +399,7 @@ def test_sandbox_fusion_s_shape() -> None:
     ("make", "message"),
     [
         (lambda: Cases.from_lcb({"inputs": ["1"], "outputs": []}), "1 inputs and 0 outputs"),
+        (lambda: Cases.from_lcb({"inputs": "1", "outputs": "1"}), "inputs must be an array, not '1'"),
         (lambda: Cases.from_lcb({"inputs": ["x"], "outputs": ["1"], "fn_name": "f"}), "input or output 0"),
         (lambda: Cases.from_lcb({"inputs": [1], "outputs": ["1"], "fn_name": "f"}), "input or output 0"),
         (lambda: Cases.from_lcb({"cases": []}), "an object with inputs"),

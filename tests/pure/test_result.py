@@ -266,6 +266,13 @@ def test_rest_is_what_cut_characters_become() -> None:
     assert made.result(end(), Outcome.OK, wall_ms=0).combined == "ab\ufffd"
 
 
+@pytest.mark.parametrize("name", ["on_output", "on_start"])
+def test_what_cannot_be_called_is_refused_first(name: str) -> None:
+    wrong: dict[str, Any] = {name: 5}
+    with pytest.raises(TypeError, match=f"{name} must be callable or None, not int"):
+        Fold(**wrong)
+
+
 def folded(*events: Event, **callbacks: Any) -> list[Piece | Result]:
     fold = Fold(**callbacks)
     return [item for event in events for item in fold.take(event)]

@@ -39,6 +39,9 @@ class Cases(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         for what is not of this shape.
         """
         shape = _mapping(tests, "inputs, outputs, fn_name, assert_case")
+        for key in ("inputs", "outputs", "assert_case"):
+            if not isinstance(shape.get(key) or (), (list, tuple)):
+                raise ValueError(f"{key} must be an array, not {shape[key]!r:.80}")  # noqa: TRY004 - it may be JSON
         name, asserts = shape.get("fn_name"), shape.get("assert_case") or ()
         inputs, outputs = shape.get("inputs") or (), shape.get("outputs") or ()
         if len(inputs) != len(outputs):
