@@ -14,6 +14,7 @@ import errno
 import hashlib
 import hmac
 import logging
+import math
 import os
 import re
 import secrets
@@ -30,7 +31,8 @@ PREFIX = "dayfly_"
 LOOK_AGAIN = 1.0
 """Seconds between two looks at the file's stamp."""
 
-_ENTRY = re.compile(r"(?P<name>[A-Za-z0-9_.@-]{1,64})=sha256:(?P<hash>[0-9a-f]{64})(?P<own>( +[a-z_]+=[0-9.]+)*)")
+_NAME = r"[A-Za-z0-9_.@-]{1,64}"
+_ENTRY = re.compile(rf"(?P<name>{_NAME})=sha256:(?P<hash>[0-9a-f]{{64}})(?P<own>( +[a-z_]+=[^ =]+)*)")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -54,9 +56,9 @@ def new() -> str:
 
 def line(name: str, key: str) -> str:
     """Return the line that stands for a key. ValueError for a name that cannot be one."""
-    text = f"{name}=sha256:{hashlib.sha256(key.encode()).hexdigest()}"
-    parse([text], "the name")
-    return text
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(f"a key's name has 1 to 64 letters, digits, and characters of _.@-: {name!r:.80} has not")
+    return f"{name}=sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def parse(lines: Iterable[str], origin: str) -> tuple[Key, ...]:
@@ -70,7 +72,10 @@ def parse(lines: Iterable[str], origin: str) -> tuple[Key, ...]:
         match = _ENTRY.fullmatch(text)
         if match is None:
             raise ValueError(f"{origin}, entry {number}: not of the form name=sha256:hash (made by `dayfly serve key new`)")
-        own = dict(word.split("=") for word in match["own"].split())
+        words = [word.split("=") for word in match["own"].split()]
+        own = dict(words)
+        if len(own) < len(words):
+            raise ValueError(f"{origin}, entry {number} ({match['name']}): a limit is there twice")
         try:
             key = msgspec.convert({"name": match["name"], **own}, _Own, strict=False)
         except msgspec.ValidationError as error:
@@ -90,6 +95,10 @@ class _Own(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.rate_burst is not None and self.rate_burst < 1:
             raise ValueError("rate_burst is 1 or more")
+        if self.rate_per_minute is not None and not 0 <= self.rate_per_minute < math.inf:
+            raise ValueError("rate_per_minute is a finite number, 0 or more")
+        if self.concurrency is not None and self.concurrency < 0:
+            raise ValueError("concurrency is 0 or more")
 
 
 class KeyStore:
@@ -148,7 +157,7 @@ class KeyStore:
     def _read(self) -> tuple[Key, ...]:
         assert self._file is not None
         _check_mode(self._file.stat(), str(self._file))
-        keys = parse(self._file.read_text(encoding="utf-8").splitlines(), str(self._file))
+        keys = parse(_text(self._file.read_bytes(), str(self._file)).splitlines(), str(self._file))
         twice = {key.name for key in keys} & {key.name for key in self._fixed}
         if twice:
             raise ValueError(f"{self._file}: {', '.join(sorted(twice))} is in `keys` too")
@@ -169,11 +178,18 @@ def append(file: str, text: str) -> None:
         if error.errno == errno.ELOOP:
             raise ValueError(f"{file} is a symbolic link; name the file itself") from None
         raise
-    with os.fdopen(descriptor, "r+", encoding="utf-8") as stream:
+    with os.fdopen(descriptor, "rb+") as stream:
         _check_mode(os.fstat(descriptor), file)
-        old = stream.read()
+        old = _text(stream.read(), file)
         parse([*old.splitlines(), text], file)
-        stream.write(("" if not old or old.endswith("\n") else "\n") + text + "\n")
+        stream.write((("" if not old or old.endswith("\n") else "\n") + text + "\n").encode())
+
+
+def _text(data: bytes, file: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} holds no keys: it is not text in UTF-8") from None
 
 
 def _check_mode(status: os.stat_result, file: str) -> None:
