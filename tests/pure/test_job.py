@@ -609,6 +609,12 @@ def test_whatever_is_accepted_can_be_sent(
     assert len(wanted.files) == 1 + len(more)
 
 
+@pytest.mark.parametrize("clean", ["no", None, 1])
+def test_clean_is_true_or_false(clean: Any) -> None:
+    with pytest.raises(TypeError, match="clean must be True or False, not"):
+        request(Job(code=""), Limits(), timeout_ms=1, python="3", clean=clean)
+
+
 def test_data_that_is_json_text_is_passed_on_without_being_built() -> None:
     handed = request(Job(code="", data=msgspec.Raw(b"[1,\n 2]")), Limits(), timeout_ms=1, python="3")
     assert json.loads(dict(handed.files)["data.json"]) == [1, 2]
