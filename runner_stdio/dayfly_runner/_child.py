@@ -301,10 +301,11 @@ def _surroundings() -> "dict[str, Any]":
         "number of threads": threads,
         "child process": children,
         "descriptors": sorted(_open_files()),
-        "signals ignored": numbers.get(b"SigIgn"),  # gVisor does not tell
+        # gVisor tells neither of these two: there, what Python knows of them is all.
+        "signals ignored": numbers.get(b"SigIgn", [number for number in range(1, 65) if _handler(number) == _signal.SIG_IGN]),
         "signals handled": numbers.get(b"SigCgt"),
         "signals blocked": sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())),
-        "signal handlers of Python": [number for number in range(1, 65) if _handler(number) not in (None, _signal.SIG_DFL)],
+        "signal handlers of Python": [number for number in range(1, 65) if callable(_handler(number))],
         "timer": _signal.getitimer(_signal.ITIMER_REAL) != (0.0, 0.0),
         "working directory": os.getcwd(),
         "umask": umask,
