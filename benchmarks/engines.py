@@ -28,14 +28,11 @@ class Choice:
 
     def __init__(self, name: str, path: str, runtime: str | None) -> None:
         self.name = name
-        self._path = path
         self._engine = raw.Engine(path)
         self._maker = raw.DoNothing(path, raw.image_id(path, names.DEFAULT_IMAGE), raw.ECHO, runtime=runtime)
-        self.times: dict[str, list[float]] = {phase: [] for phase in PHASES}
-        self.processor: list[float] = []
 
-    def measure(self) -> None:
-        """One container's life."""
+    def measure(self) -> list[float]:
+        """One container's life: the milliseconds of each phase, of all, and of processor time."""
         meters.settle(3.0)
         busy, marks = meters.machine_cpu_ms(), [time.perf_counter()]
         container = self._maker.create(self._engine)
@@ -52,9 +49,9 @@ class Choice:
             time.sleep(0.002)
         marks.append(time.perf_counter())
         meters.settle(3.0)
-        for phase, begun, done in zip(PHASES, marks, marks[1:], strict=False):
-            self.times[phase].append((done - begun) * 1_000)
-        self.processor.append(meters.machine_cpu_ms() - busy)
+        begun, ended = [*marks[:-1], marks[0]], [*marks[1:], marks[-1]]
+        times = [(last - first) * 1_000 for first, last in zip(begun, ended, strict=True)]
+        return [*times, meters.machine_cpu_ms() - busy]
 
 
 def choice(argument: str) -> Choice:
@@ -69,17 +66,16 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         raise SystemExit(__doc__)
     choices = [choice(argument) for argument in arguments]
+    lives: dict[Choice, list[list[float]]] = {each: [] for each in choices}
     for each in choices:
-        each.measure()
-        each.times, each.processor = {phase: [] for phase in PHASES}, []
+        each.measure()  # whose first container is slower
     for number in range(ROUNDS):
         for each in choices if number % 2 else choices[::-1]:
-            each.measure()
+            lives[each].append(each.measure())
     print(f"| engine | {' | '.join(PHASES)} | all | processor |")
     print("|---" * (len(PHASES) + 3) + "|")
-    for each in choices:
-        whole = [sum(times) for times in zip(*each.times.values(), strict=True)]
-        cells = [f"{statistics.median(times):.0f} ({min(times):.0f})" for times in (*each.times.values(), whole, each.processor)]
+    for each, measured in lives.items():
+        cells = [f"{statistics.median(times):.0f} ({min(times):.0f})" for times in zip(*measured, strict=True)]
         print(f"| {each.name} | {' | '.join(cells)} |")
     print(f"{ROUNDS} containers each, load {os.getloadavg()[0]:.1f}")
 

@@ -54,6 +54,9 @@ def podman(oracle: Oracle) -> bool:
     return "Podman" in str(oracle.call("GET", "/version").get("Components"))
 
 
+OOM_UNDER_GVISOR = "a program that is out of memory ends its whole container under gVisor"
+
+
 @pytest.fixture(scope="session")
 def gvisor(request: pytest.FixtureRequest) -> bool:
     """Whether programs run under gVisor, which has a kernel of its own."""

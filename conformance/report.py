@@ -28,9 +28,6 @@ def not_applicable(reason: str) -> NoReturn:
     pytest.skip(_NOT_APPLICABLE + reason)
 
 
-OOM_UNDER_GVISOR = "a program that is out of memory ends its whole container under gVisor"
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options."""
     group = parser.getgroup("conformance")

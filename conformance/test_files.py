@@ -6,9 +6,9 @@ import base64
 from typing import Any
 
 import pytest
-from conformance.conftest import Box, NewBox
+from conformance.conftest import OOM_UNDER_GVISOR, Box, NewBox
 from conformance.oracle import DIED
-from conformance.report import OOM_UNDER_GVISOR, clause, not_applicable
+from conformance.report import clause, not_applicable
 
 
 def encoded(files: dict[str, bytes]) -> dict[str, str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from conformance.adapter import Session, SessionOver
-from conformance.conftest import Box, NewBox
+from conformance.conftest import OOM_UNDER_GVISOR, Box, NewBox
 from conformance.oracle import DIED, GONE, eventually
-from conformance.report import OOM_UNDER_GVISOR, clause, not_applicable
+from conformance.report import clause, not_applicable
 from conformance.test_pool import LEAVE, LOOK
 
 NewSession = Callable[..., Session]
