@@ -55,10 +55,13 @@ class Choice:
 
 
 def choice(argument: str) -> Choice:
-    """Return the engine that an argument names."""
+    """Return the engine that an argument names. SystemExit if none answers there."""
     name, _, where = argument.partition("=")
     path, _, runtime = where.partition(",")
-    return Choice(name, path.removeprefix("unix://"), runtime or None)
+    try:
+        return Choice(name, path.removeprefix("unix://"), runtime or None)
+    except OSError as error:
+        raise SystemExit(f"{argument}: no engine answers at {path!r}: {error.strerror}; give NAME=SOCKET or NAME=SOCKET,RUNTIME") from None
 
 
 def main(arguments: list[str]) -> None:
